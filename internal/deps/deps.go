@@ -1,0 +1,32 @@
+// Package deps pins modules before the packages that use them exist.
+package deps
+
+import (
+	_ "github.com/compose-spec/compose-go/v2/cli"
+	_ "github.com/compose-spec/compose-go/v2/loader"
+	_ "github.com/coreos/go-iptables/iptables"
+	_ "github.com/docker/cli/cli/context/store"
+	_ "github.com/docker/docker/client"
+	_ "github.com/docker/docker/pkg/stdcopy"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/spf13/cobra"
+	_ "github.com/spiffe/go-spiffe/v2/spiffeid"
+	_ "github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	_ "github.com/testcontainers/testcontainers-go"
+	_ "go.etcd.io/bbolt"
+	_ "golang.org/x/net/http2"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "google.golang.org/protobuf/encoding/protojson"
+	_ "gopkg.in/evanphx/json-patch.v4"
+	_ "gopkg.in/yaml.v3"
+	_ "istio.io/api/networking/v1"
+	_ "istio.io/api/security/v1"
+	_ "istio.io/client-go/pkg/apis/networking/v1"
+	_ "k8s.io/apimachinery/pkg/apis/meta/v1"
+	_ "k8s.io/apimachinery/pkg/util/strategicpatch"
+	_ "k8s.io/client-go/discovery"
+	_ "k8s.io/client-go/dynamic/dynamicinformer"
+	_ "sigs.k8s.io/yaml"
+)

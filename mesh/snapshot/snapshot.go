@@ -1,0 +1,177 @@
+// Package snapshot is the contract between pilot and a proxy: plain data that says everything one proxy must
+// know. pilot compiles it, the proxy builds its tables from it, meshctl explains with it. Equal snapshots are
+// equal bytes, so their Version is a digest.
+package snapshot
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"github.com/composure-mesh/composure/mesh"
+)
+
+// Snapshot is what one proxy must know. Slices are sorted by the key that their comment names.
+type Snapshot struct {
+	// Version is the digest of everything else; Seal sets it.
+	Version     string `json:"version"`
+	TrustDomain string `json:"trustDomain"`
+	// Proxy is the workload whose proxy this is for. In Workloads it stands too.
+	Proxy Workload `json:"proxy"`
+	// Workloads are all that share a network with this one, itself included, by Name: peers to be told by
+	// address, and endpoints of Services.
+	Workloads []Workload `json:"workloads,omitempty"`
+	// Services are what this proxy can reach, by Host.
+	Services []Service `json:"services,omitempty"`
+	// VirtualHosts route a sidecar's outbound HTTP by authority, by Name. Every domain stands in one of them
+	// only. A service without rules has a virtual host with one catch-all route.
+	VirtualHosts []VirtualHost `json:"virtualHosts,omitempty"`
+	// Gateways are the servers of a gateway proxy, by Port. Empty for a sidecar.
+	Gateways []GatewayServer `json:"gateways,omitempty"`
+}
+
+// Workload is one workload as a proxy needs to know it.
+type Workload struct {
+	Name           string `json:"name"`
+	Namespace      string `json:"namespace"`
+	ServiceAccount string `json:"serviceAccount"`
+	// Identity is the SPIFFE ID to expect; empty where there is no proxy, and then it is dialled in plain text.
+	Identity string `json:"identity,omitempty"`
+	// Service is the canonical service: what metrics call it.
+	Service string            `json:"service"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	// Addresses are its IPs, the one to dial from this proxy first. All of them tell it as a peer.
+	Addresses []string `json:"addresses,omitempty"`
+	// Ports are the declared ones. Others may be served too.
+	Ports []Port `json:"ports,omitempty"`
+}
+
+// Port is a declared port.
+type Port struct {
+	Number   uint16        `json:"number"`
+	Protocol mesh.Protocol `json:"protocol,omitempty"`
+}
+
+// Service is a name that clients dial, and the workloads behind it.
+type Service struct {
+	Host      string `json:"host"` // fully qualified: reviews.default.svc.cluster.local
+	Name      string `json:"name"` // reviews
+	Namespace string `json:"namespace"`
+	Ports     []Port `json:"ports,omitempty"` // by Number: the union of its workloads' declared ports
+	// Endpoints are names of Workloads that run and are not unhealthy, sorted. All the service's workloads
+	// where every one of them is unhealthy: some answer beats none.
+	Endpoints []string `json:"endpoints,omitempty"`
+	Subsets   []Subset `json:"subsets,omitempty"` // by Name
+	Policy    Policy   `json:"policy,omitzero"`
+}
+
+// Subset is the endpoints with given labels. It may be empty: 503 UH then.
+type Subset struct {
+	Name      string   `json:"name"`
+	Endpoints []string `json:"endpoints,omitempty"`
+	Policy    Policy   `json:"policy,omitzero"`
+}
+
+// Policy is how to send to a service or subset.
+type Policy struct {
+	LoadBalancer LoadBalancer `json:"loadBalancer,omitempty"`
+}
+
+// LoadBalancer names a balancing algorithm; empty is LeastRequest.
+type LoadBalancer string
+
+// The load balancers.
+const (
+	LeastRequest LoadBalancer = "LEAST_REQUEST"
+	RoundRobin   LoadBalancer = "ROUND_ROBIN"
+	Random       LoadBalancer = "RANDOM"
+)
+
+// VirtualHost routes the requests for some domains.
+type VirtualHost struct {
+	// Name is the first of the hosts it was made for; with the port it stands in the access log.
+	Name string `json:"name"`
+	// Domains are lower-case, without port: exact names, "*.suffix", or "*".
+	Domains []string `json:"domains"`
+	// Service is the Host of the service this virtual host belongs to; empty for a host that is no service.
+	Service string `json:"service,omitempty"`
+	// Routes are tried in order; the first that matches decides. None matches: 404 NR.
+	Routes []Route `json:"routes"`
+}
+
+// Route is one rule. A route without Matches matches everything.
+type Route struct {
+	Name         string        `json:"name,omitempty"`
+	Matches      []Match       `json:"matches,omitempty"` // any of them
+	Destinations []Destination `json:"destinations"`
+	// Resource is the object that this rule was written in, such as virtualservice/default/reviews, with the
+	// path of the rule: for explain and errors.
+	Resource string `json:"resource,omitempty"`
+}
+
+// Match is a conjunction: every field that is set must match.
+type Match struct {
+	URI           *StringMatch  `json:"uri,omitempty"` // the path without query
+	Method        *StringMatch  `json:"method,omitempty"`
+	Authority     *StringMatch  `json:"authority,omitempty"`
+	Scheme        *StringMatch  `json:"scheme,omitempty"`
+	Headers       []HeaderMatch `json:"headers,omitempty"`       // by Name
+	QueryParams   []HeaderMatch `json:"queryParams,omitempty"`   // by Name; the first value counts
+	IgnoreURICase bool          `json:"ignoreUriCase,omitempty"` // exact and prefix only
+	Port          uint16        `json:"port,omitempty"`          // the port that the client dialled
+}
+
+// HeaderMatch is a match on one header or query parameter. Without Value it asks for presence.
+type HeaderMatch struct {
+	Name   string       `json:"name"` // headers: lower-case
+	Value  *StringMatch `json:"value,omitempty"`
+	Invert bool         `json:"invert,omitempty"` // a missing one matches then
+}
+
+// StringMatch has exactly one field set. Regex is RE2 and must match the whole string.
+type StringMatch struct {
+	Exact  string `json:"exact,omitempty"`
+	Prefix string `json:"prefix,omitempty"`
+	Regex  string `json:"regex,omitempty"`
+}
+
+// Destination is one target of a route.
+type Destination struct {
+	Service string `json:"service"` // Service.Host; one that is not in Services answers 503 NC
+	Subset  string `json:"subset,omitempty"`
+	// Port 0 is the port that the client dialled.
+	Port   uint16 `json:"port,omitempty"`
+	Weight uint32 `json:"weight"` // share of the sum; never all zero
+}
+
+// GatewayServer is one port that a gateway listens on.
+type GatewayServer struct {
+	Port         uint16        `json:"port"`
+	Protocol     mesh.Protocol `json:"protocol"`
+	VirtualHosts []VirtualHost `json:"virtualHosts,omitempty"` // by Name
+}
+
+// Seal sets s.Version to the digest of the rest.
+func (s *Snapshot) Seal() error {
+	s.Version = ""
+	b, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode snapshot: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	s.Version = hex.EncodeToString(sum[:8])
+	return nil
+}
+
+// Ack is a proxy's answer to a snapshot, POST /v1/acks at pilot.
+type Ack struct {
+	Workload string `json:"workload"`
+	// Version is the snapshot that is answered for.
+	Version string `json:"version"`
+	// Error is empty where the snapshot is in force; else it says why it was refused, and the one before
+	// stays in force.
+	Error string `json:"error,omitempty"`
+	// Build is the proxy's own version.
+	Build string `json:"build"`
+}
