@@ -76,3 +76,10 @@ const AdminSocket = "/run/admin/admin.sock"
 // StateDir is where a component keeps what must survive a restart of its container: a volume for the
 // planes, the container's own writable layer for a proxy.
 const StateDir = "/var/lib/composure"
+
+// ALPN protocol ids of mutual TLS between sidecars. An inbound listener terminates TLS only for a ClientHello
+// that offers one of them; every other TLS is the application's own and passes untouched.
+const (
+	ALPNHTTP1 = "composure-http/1.1"
+	ALPNTCP   = "composure-tcp"
+)
