@@ -62,19 +62,28 @@ func NewLogger(w io.Writer, name string, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("component", name)
 }
 
-// Dial is the command "dial": it joins stdin and stdout to the plane's admin socket, so that meshctl reaches
-// the plane's API through an exec in its container.
-func Dial(ctx context.Context, _ *slog.Logger, _ []string) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", mesh.AdminSocket)
-	if err != nil {
-		return fmt.Errorf("dial the admin socket: %w", err)
+// Dial is the command "dial" of a plane: it joins stdin and stdout to the plane's admin socket, so that meshctl
+// reaches the plane's API through an exec in its container.
+func Dial(ctx context.Context, log *slog.Logger, args []string) error {
+	return DialTo("unix", mesh.AdminSocket)(ctx, log, args)
+}
+
+// DialTo is a command that joins stdin and stdout to an address.
+func DialTo(network, address string) Command {
+	return func(ctx context.Context, _ *slog.Logger, _ []string) error {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return fmt.Errorf("dial: %w", err)
+		}
+		defer conn.Close()
+		go func() {
+			_, _ = io.Copy(conn, os.Stdin) // the end of either direction is the end of the stream
+			if half, ok := conn.(interface{ CloseWrite() error }); ok {
+				_ = half.CloseWrite()
+			}
+		}()
+		_, err = io.Copy(os.Stdout, conn)
+		return err
 	}
-	defer conn.Close()
-	go func() {
-		_, _ = io.Copy(conn, os.Stdin) // the end of either direction is the end of the stream
-		_ = conn.(*net.UnixConn).CloseWrite()
-	}()
-	_, err = io.Copy(os.Stdout, conn)
-	return err
 }

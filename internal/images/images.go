@@ -1,0 +1,136 @@
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+// payload holds <architecture>/<component>.tar.gz, the images' layers, and <architecture>/index.json. They are
+// made by `make build`; a meshctl that was built without them says so.
+//
+//go:embed all:payload
+var payload embed.FS
+
+// ErrNoPayload is returned by a meshctl that carries no images.
+var ErrNoPayload = errors.New("this meshctl was built without images; build it with `make build`")
+
+// Index describes the layers that meshctl carries for one architecture.
+type Index struct {
+	Version string            `json:"version"`
+	Layers  map[string]string `json:"layers"` // component → SHA-256 of the uncompressed layer, hex
+}
+
+// Set is the images of one architecture.
+type Set struct {
+	arch  string
+	index Index
+}
+
+// For is the set for an engine of the given architecture, such as amd64.
+func For(arch string) (*Set, error) {
+	b, err := payload.ReadFile("payload/" + arch + "/index.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		if entries, _ := payload.ReadDir("payload"); len(entries) > 1 {
+			return nil, fmt.Errorf("this meshctl carries no images for the engine's architecture %s", arch)
+		}
+		return nil, ErrNoPayload
+	} else if err != nil {
+		return nil, err
+	}
+	s := &Set{arch: arch}
+	if err := json.Unmarshal(b, &s.index); err != nil {
+		return nil, fmt.Errorf("index of the images: %w", err)
+	}
+	return s, nil
+}
+
+// Ref is the image's name, such as composure/proxy:1.2.0. The sandbox's tag is a digest of its content, so that
+// a mesh upgrade that leaves it alone re-creates no sandbox, and so restarts no application.
+func (s *Set) Ref(component string) string {
+	tag := s.index.Version
+	if component == "sandbox" {
+		tag = s.index.Layers[component][:12]
+	}
+	return "composure/" + component + ":" + tag
+}
+
+// Content is the digest that an engine's copy of the image carries in labels.Content.
+func (s *Set) Content(c Component) string {
+	sum := sha256.Sum256(s.config(c))
+	return hex.EncodeToString(sum[:])
+}
+
+// Archive writes c's image in the format that `docker load` reads. Equal content gives equal bytes.
+func (s *Set) Archive(w io.Writer, c Component) error {
+	f, err := payload.Open("payload/" + s.arch + "/" + c.Name + ".tar.gz")
+	if err != nil {
+		return fmt.Errorf("layer of %s: %w", c.Name, err)
+	}
+	defer f.Close()
+	gz, err := gzip.NewReader(f)
+	if err != nil {
+		return fmt.Errorf("layer of %s: %w", c.Name, err)
+	}
+	layer, err := io.ReadAll(gz)
+	if err != nil {
+		return fmt.Errorf("layer of %s: %w", c.Name, err)
+	}
+	config := s.labelled(c)
+	manifest, err := json.Marshal([]map[string]any{{
+		"Config": "config.json", "RepoTags": []string{s.Ref(c.Name)}, "Layers": []string{"layer.tar"},
+	}})
+	if err != nil {
+		return err
+	}
+	t := tar.NewWriter(w)
+	for _, e := range []struct {
+		name string
+		data []byte
+	}{{"layer.tar", layer}, {"config.json", config}, {"manifest.json", manifest}} {
+		if err := t.WriteHeader(&tar.Header{Name: e.name, Mode: 0o644, Size: int64(len(e.data)), Format: tar.FormatPAX}); err != nil {
+			return err
+		}
+		if _, err := io.Copy(t, bytes.NewReader(e.data)); err != nil {
+			return err
+		}
+	}
+	return t.Close()
+}
+
+// config is the image's configuration without the label that names its digest.
+func (s *Set) config(c Component) []byte { return s.render(c, nil) }
+
+func (s *Set) labelled(c Component) []byte {
+	return s.render(c, map[string]string{labels.Content: s.Content(c)})
+}
+
+func (s *Set) render(c Component, l map[string]string) []byte {
+	b, err := json.Marshal(map[string]any{
+		"architecture": s.arch,
+		"os":           "linux",
+		"created":      "1970-01-01T00:00:00Z",
+		"config": map[string]any{
+			"User":       c.user(),
+			"Entrypoint": []string{"/" + c.Name},
+			"WorkingDir": "/",
+			"Labels":     l,
+		},
+		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + s.index.Layers[c.Name]}},
+		"history": []map[string]any{{"created": "1970-01-01T00:00:00Z", "created_by": "composure " + s.index.Version}},
+	})
+	if err != nil {
+		panic(err) // strings and maps always encode
+	}
+	return b
+}
