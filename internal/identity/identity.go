@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -91,6 +92,9 @@ func certificate(src Source) (*tls.Certificate, error) {
 	m := src.Current()
 	if m == nil {
 		return nil, errNoIdentity
+	}
+	if err := m.Valid(time.Now()); err != nil {
+		return nil, err
 	}
 	return &m.Certificate, nil
 }
