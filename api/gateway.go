@@ -1,0 +1,103 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+
+	networking "istio.io/api/networking/v1"
+)
+
+// Gateway is the kind that opens ports of a gateway's proxy
+// (https://istio.io/latest/docs/reference/config/networking/gateway/).
+func Gateway() *Kind {
+	return networkingKind(Kind{
+		Kind: "Gateway", Plural: "gateways", Singular: "gateway", ShortNames: []string{"gw"},
+		Columns: []Column{{Name: "Servers", Description: "The ports and the hosts that they serve", Cell: gatewayServersCell}},
+		decodeSpec: func(spec map[string]any) (any, Problems) {
+			m := &networking.Gateway{}
+			return m, decodeProto(spec, m, gatewayFields())
+		},
+		validate: validateGateway,
+	})
+}
+
+func gatewayFields() fieldSet {
+	return fields(networkingPackage,
+		"Gateway.servers", "Gateway.selector",
+		"Server.port", "Server.hosts", "Server.name",
+		"Port.number", "Port.protocol", "Port.name",
+	)
+}
+
+func gatewayServersCell(o *Object) any {
+	var cells []string
+	for _, s := range o.Spec.(*networking.Gateway).Servers {
+		cells = append(cells, fmt.Sprintf("%d/%s:%s", s.Port.Number, s.Port.Protocol, strings.Join(s.Hosts, ",")))
+	}
+	return strings.Join(cells, " ")
+}
+
+// SplitGatewayHost parts a Gateway server's host into the namespace it admits VirtualServices from ("*" any, "."
+// the Gateway's own) and the host.
+func SplitGatewayHost(host string) (namespace, name string) {
+	if ns, name, ok := strings.Cut(host, "/"); ok {
+		return ns, name
+	}
+	return "*", host
+}
+
+func validateGateway(o *Object) Problems {
+	gw := o.Spec.(*networking.Gateway)
+	var ps Problems
+	checkLabels(&ps, Path{"spec", "selector"}, gw.Selector)
+	if len(gw.Servers) == 0 {
+		ps.required(Path{"spec", "servers"}, "want at least one server")
+	}
+	names := map[string]int{}
+	for i, server := range gw.Servers {
+		path := Path{"spec", "servers", i}
+		validateServerPort(&ps, path.At("port"), server.Port)
+		if name := server.GetPort().GetName(); name != "" {
+			if first, taken := names[name]; taken {
+				ps.invalid(path.At("port", "name"), fmt.Sprintf("want a name of its own, %q is that of servers[%d]", name, first))
+			} else {
+				names[name] = i
+			}
+		}
+		if len(server.Hosts) == 0 {
+			ps.required(path.At("hosts"), `want at least one host, or "*"`)
+		}
+		for j, host := range server.Hosts {
+			ns, name := SplitGatewayHost(host)
+			if ns != "*" && ns != "." && (strings.Contains(ns, ".") || checkHost(ns) != "") {
+				ps.invalid(path.At("hosts", j), fmt.Sprintf("want a namespace, *, or . before the /, got %q", host))
+			}
+			if msg := checkHostOrWildcard(name); msg != "" {
+				ps.invalid(path.At("hosts", j), msg)
+			}
+		}
+	}
+	return ps
+}
+
+func validateServerPort(ps *Problems, path Path, port *networking.Port) {
+	if port == nil {
+		ps.required(path, "want a port")
+		return
+	}
+	if msg := checkPort(port.Number); msg != "" {
+		ps.invalid(path.At("number"), msg)
+	}
+	if port.Name == "" {
+		ps.required(path.At("name"), "want a name")
+	}
+	switch p := strings.ToUpper(port.Protocol); p {
+	case "HTTP":
+	case "":
+		ps.required(path.At("protocol"), "want HTTP")
+	case "HTTPS", "HTTP2", "GRPC", "GRPC-WEB", "TCP", "TLS", "MONGO":
+		ps.unsupported(path.At("protocol"), p)
+	default:
+		ps.invalid(path.At("protocol"), fmt.Sprintf("want HTTP, got %q", port.Protocol))
+	}
+}

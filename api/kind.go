@@ -1,0 +1,82 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Kind is one kind of object, under all the versions it is served as.
+type Kind struct {
+	Group string
+	// Versions are aliases of one stored object, the preferred first.
+	Versions   []string
+	Kind       string
+	Plural     string
+	Singular   string
+	ShortNames []string
+	Categories []string
+	// Columns are what a table shows between NAME and AGE.
+	Columns []Column
+
+	decodeSpec func(spec map[string]any) (any, Problems)
+	validate   func(*Object) Problems
+}
+
+// Column is one column of a table.
+type Column struct {
+	Name        string
+	Description string
+	// Cell is the column's value; a list is shown as JSON, as Kubernetes does.
+	Cell func(*Object) any
+}
+
+// Resource is the group and the plural.
+func (k *Kind) Resource() schema.GroupResource {
+	return schema.GroupResource{Group: k.Group, Resource: k.Plural}
+}
+
+// APIVersion is the preferred one, under which objects are stored.
+func (k *Kind) APIVersion() string { return k.Group + "/" + k.Versions[0] }
+
+// Kinds are all the kinds there are.
+func Kinds() []*Kind { return networkingKinds() }
+
+// Find is the kind that an object names by apiVersion and kind. Its error says what there is instead.
+func Find(kinds []*Kind, apiVersion, kind string) (*Kind, error) {
+	group, version, ok := strings.Cut(apiVersion, "/")
+	if apiVersion == "" || !ok {
+		return nil, Problem{Path: Path{"apiVersion"}, Detail: fmt.Sprintf("%q is none of this mesh's, want one of %s", apiVersion, apiVersions(kinds))}
+	}
+	var others []string
+	for _, k := range kinds {
+		if k.Group != group {
+			continue
+		}
+		others = append(others, k.Kind)
+		if k.Kind != kind {
+			continue
+		}
+		if !slices.Contains(k.Versions, version) {
+			return nil, Problem{Path: Path{"apiVersion"}, Detail: fmt.Sprintf("%s has no version %q, want one of %s", k.Kind, version, strings.Join(k.Versions, ", "))}
+		}
+		return k, nil
+	}
+	if len(others) == 0 {
+		return nil, Problem{Path: Path{"apiVersion"}, Detail: fmt.Sprintf("group %s is not supported yet, want one of %s", group, apiVersions(kinds))}
+	}
+	slices.Sort(others)
+	return nil, Problem{Path: Path{"kind"}, Detail: fmt.Sprintf("%q of %s is not supported yet, want one of %s", kind, group, strings.Join(others, ", "))}
+}
+
+func apiVersions(kinds []*Kind) string {
+	var all []string
+	for _, k := range kinds {
+		if v := k.APIVersion(); !slices.Contains(all, v) {
+			all = append(all, v)
+		}
+	}
+	return strings.Join(all, ", ")
+}

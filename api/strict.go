@@ -1,0 +1,231 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// fieldSet holds full names of protobuf fields.
+type fieldSet map[protoreflect.FullName]bool
+
+// fields is the set of "<message>.<field>" in one protobuf package.
+func fields(pkg string, names ...string) fieldSet {
+	set := fieldSet{}
+	for _, n := range names {
+		set[protoreflect.FullName(pkg+"."+n)] = true
+	}
+	return set
+}
+
+// decodeProto decodes spec into m. Only fields of supported may be set: what Istio has and this mesh does not do
+// yet is refused rather than ignored. protojson's own errors carry no path, so the spec is first walked against
+// the message's descriptor here.
+func decodeProto(spec map[string]any, m proto.Message, supported fieldSet) Problems {
+	w := strictWalk{supported: supported}
+	w.message(Path{"spec"}, m.ProtoReflect().Descriptor(), spec)
+	if len(w.problems) > 0 {
+		return w.problems
+	}
+	raw, err := json.Marshal(spec)
+	if err == nil {
+		err = protojson.Unmarshal(raw, m)
+	}
+	if err != nil {
+		w.problems.invalid(Path{"spec"}, err.Error())
+	}
+	return w.problems
+}
+
+type strictWalk struct {
+	supported fieldSet
+	problems  Problems
+}
+
+func (w *strictWalk) message(path Path, d protoreflect.MessageDescriptor, value any) {
+	object, ok := value.(map[string]any)
+	if !ok {
+		w.problems.invalid(path, "want an object, got "+describe(value))
+		return
+	}
+	chosen := map[protoreflect.FullName]string{} // by oneof
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		fd := d.Fields().ByJSONName(key)
+		if fd == nil {
+			w.problems.invalid(path.At(key), "unknown field"+suggest(d, key))
+			continue
+		}
+		if object[key] == nil { // as absent, in Kubernetes as in protojson
+			continue
+		}
+		if !w.supported[fd.FullName()] {
+			w.problems.unsupported(path.At(key), "")
+			continue
+		}
+		if oneof := fd.ContainingOneof(); oneof != nil {
+			if other, taken := chosen[oneof.FullName()]; taken {
+				w.problems.invalid(path, fmt.Sprintf("want only one of %s, got %s and %s", oneofNames(oneof), other, key))
+			}
+			chosen[oneof.FullName()] = key
+		}
+		w.field(path.At(key), fd, object[key])
+	}
+}
+
+func (w *strictWalk) field(path Path, fd protoreflect.FieldDescriptor, value any) {
+	switch {
+	case fd.IsMap():
+		object, ok := value.(map[string]any)
+		if !ok {
+			w.problems.invalid(path, "want an object, got "+describe(value))
+			return
+		}
+		for _, key := range slices.Sorted(maps.Keys(object)) {
+			w.single(path.At(key), fd.MapValue(), object[key])
+		}
+	case fd.IsList():
+		list, ok := value.([]any)
+		if !ok {
+			w.problems.invalid(path, "want a list, got "+describe(value))
+			return
+		}
+		for i, v := range list {
+			w.single(path.At(i), fd, v)
+		}
+	default:
+		w.single(path, fd, value)
+	}
+}
+
+// single checks one value of fd, an element where fd is a list or a map.
+func (w *strictWalk) single(path Path, fd protoreflect.FieldDescriptor, value any) {
+	switch fd.Kind() {
+	case protoreflect.MessageKind:
+		w.message(path, fd.Message(), value)
+	case protoreflect.StringKind:
+		if _, ok := value.(string); !ok {
+			w.problems.invalid(path, "want a string, got "+describe(value)+quoteHint(value))
+		}
+	case protoreflect.BoolKind:
+		if _, ok := value.(bool); !ok {
+			w.problems.invalid(path, "want true or false, got "+describe(value))
+		}
+	case protoreflect.EnumKind:
+		w.enum(path, fd.Enum(), value)
+	case protoreflect.Int32Kind:
+		w.integer(path, value, math.MinInt32, math.MaxInt32)
+	case protoreflect.Uint32Kind:
+		w.integer(path, value, 0, math.MaxUint32)
+	default:
+		// Every field of the supported sets has one of the kinds above; a test holds that.
+		w.problems.unsupported(path, fd.Kind().String())
+	}
+}
+
+func (w *strictWalk) enum(path Path, d protoreflect.EnumDescriptor, value any) {
+	name, ok := value.(string)
+	if ok && d.Values().ByName(protoreflect.Name(name)) != nil {
+		return
+	}
+	names := make([]string, d.Values().Len())
+	for i := range names {
+		names[i] = string(d.Values().Get(i).Name())
+	}
+	w.problems.invalid(path, fmt.Sprintf("want one of %s, got %s", strings.Join(names, ", "), describe(value)))
+}
+
+func (w *strictWalk) integer(path Path, value any, low, high int64) {
+	n, ok := value.(int64)
+	if f, isFloat := value.(float64); isFloat && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+		n, ok = int64(f), true
+	}
+	if !ok {
+		w.problems.invalid(path, "want a whole number, got "+describe(value))
+		return
+	}
+	if n < low || n > high {
+		w.problems.invalid(path, fmt.Sprintf("want a number between %d and %d, got %d", low, high, n))
+	}
+}
+
+// describe says what a decoded value is, shortly.
+func describe(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "null"
+	case string:
+		if len(v) > 40 {
+			v = v[:40] + "…"
+		}
+		return fmt.Sprintf("the string %q", v)
+	case bool:
+		return fmt.Sprint(v)
+	case int64, float64:
+		return fmt.Sprintf("the number %v", v)
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "an object"
+	}
+	return fmt.Sprintf("%T", v)
+}
+
+func quoteHint(v any) string {
+	switch v.(type) {
+	case int64, float64, bool:
+		return ": put it in quotes"
+	}
+	return ""
+}
+
+func oneofNames(d protoreflect.OneofDescriptor) string {
+	names := make([]string, d.Fields().Len())
+	for i := range names {
+		names[i] = d.Fields().Get(i).JSONName()
+	}
+	return strings.Join(names, ", ")
+}
+
+// suggest names the field that was likely meant.
+func suggest(d protoreflect.MessageDescriptor, key string) string {
+	best, distance := "", 3
+	plain := strings.ToLower(strings.ReplaceAll(key, "_", ""))
+	for i := range d.Fields().Len() {
+		name := d.Fields().Get(i).JSONName()
+		if n := editDistance(plain, strings.ToLower(name)); n < distance && n < len(name)/2 {
+			best, distance = name, n
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(", did you mean %q?", best)
+}
+
+// editDistance is Levenshtein's.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
