@@ -39,8 +39,11 @@ type Workload struct {
 	// Identity is the SPIFFE ID to expect; empty where there is no proxy, and then it is dialled in plain text.
 	Identity string `json:"identity,omitempty"`
 	// Service is the canonical service: what metrics call it.
-	Service string            `json:"service"`
-	Labels  map[string]string `json:"labels,omitempty"`
+	Service string `json:"service"`
+	// Services are the Hosts of all services it answers to, also while it is unhealthy and so no endpoint of them:
+	// they tell a proxy that a client which dials its address by such a name wants that service. Sorted.
+	Services []string          `json:"services,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
 	// Addresses are its IPs, the one to dial from this proxy first. All of them tell it as a peer.
 	Addresses []string `json:"addresses,omitempty"`
 	// Ports are the declared ones. Others may be served too.
