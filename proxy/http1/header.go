@@ -1,0 +1,295 @@
+package http1
+
+// Field is one header field as it was sent: the name's case is kept, the value is trimmed.
+type Field struct {
+	Name, Value []byte
+	Kind        Kind
+	// Hop says that the field is for this hop only and must not be forwarded.
+	Hop bool
+}
+
+// Header is the fields of a head or a trailer section, in order.
+type Header []Field
+
+// Kind tells the fields that a proxy itself looks at.
+type Kind uint8
+
+// The kinds.
+const (
+	Other Kind = iota
+	Host
+	ContentLength
+	TransferEncoding
+	Connection
+	KeepAlive
+	ProxyConnection
+	TE
+	Trailer
+	Upgrade
+	Expect
+	UserAgent
+	ContentType
+	Authorization
+	Cookie
+	SetCookie
+	RequestID
+	ForwardedFor
+	ForwardedProto
+	ForwardedOther // any other X-Forwarded-…
+	ClientCert     // X-Forwarded-Client-Cert
+	ServiceTime    // X-Envoy-Upstream-Service-Time
+	EnvoyInternal  // any other X-Envoy-…
+	GRPCStatus
+	Content // Content-Encoding, Content-Range, Date, Cache-Control and their like: never for one hop only
+)
+
+// First is the value of the first field of a kind; ok is false if there is none.
+func (h Header) First(k Kind) (value []byte, ok bool) {
+	for i := range h {
+		if h[i].Kind == k {
+			return h[i].Value, true
+		}
+	}
+	return nil, false
+}
+
+// Named calls yield with the value of each field of the given lower-case name until it returns false.
+func (h Header) Named(name string, yield func(value []byte) bool) {
+	for i := range h {
+		if EqualFold(h[i].Name, name) && !yield(h[i].Value) {
+			return
+		}
+	}
+}
+
+// EqualFold reports whether b is lower, which must be in lower case, in any case. ASCII only.
+func EqualFold(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i, c := range b {
+		if c != lower[i] && (c|0x20 != lower[i] || c < 'A' || c > 'Z') {
+			return false
+		}
+	}
+	return true
+}
+
+func hasPrefixFold(b []byte, lower string) bool {
+	return len(b) >= len(lower) && EqualFold(b[:len(lower)], lower)
+}
+
+// kindOf looks a name up, by its length first: most names need no comparison or one.
+func kindOf(n []byte) Kind {
+	switch len(n) {
+	case 2:
+		return pick(n, "te", TE)
+	case 4:
+		switch n[0] | 0x20 {
+		case 'h':
+			return pick(n, "host", Host)
+		case 'd':
+			return pick(n, "date", Content)
+		}
+	case 6:
+		switch n[0] | 0x20 {
+		case 'e':
+			return pick(n, "expect", Expect)
+		case 'c':
+			return pick(n, "cookie", Cookie)
+		}
+	case 7:
+		switch n[0] | 0x20 {
+		case 'u':
+			return pick(n, "upgrade", Upgrade)
+		case 't':
+			return pick(n, "trailer", Trailer)
+		}
+	case 9:
+		return pick(n, "forwarded", ForwardedOther)
+	case 10:
+		switch n[0] | 0x20 {
+		case 'c':
+			return pick(n, "connection", Connection)
+		case 'k':
+			return pick(n, "keep-alive", KeepAlive)
+		case 'u':
+			return pick(n, "user-agent", UserAgent)
+		case 's':
+			return pick(n, "set-cookie", SetCookie)
+		}
+	case 11:
+		return pick(n, "grpc-status", GRPCStatus)
+	case 12:
+		switch n[0] | 0x20 {
+		case 'c':
+			return pick(n, "content-type", ContentType)
+		case 'x':
+			return pick(n, "x-request-id", RequestID)
+		}
+	case 13:
+		switch n[0] | 0x20 {
+		case 'a':
+			return pick(n, "authorization", Authorization)
+		case 'c':
+			return pick(n, "cache-control", Content)
+		}
+	case 14:
+		return pick(n, "content-length", ContentLength)
+	case 16:
+		switch n[0] | 0x20 {
+		case 'c':
+			return pick(n, "content-encoding", Content)
+		case 'p':
+			return pick(n, "proxy-connection", ProxyConnection)
+		}
+	case 17:
+		return pick(n, "transfer-encoding", TransferEncoding)
+	}
+	switch {
+	case len(n) < 8 || n[0]|0x20 != 'x' && n[0]|0x20 != 'c':
+	case hasPrefixFold(n, "x-forwarded-"):
+		switch {
+		case EqualFold(n, "x-forwarded-for"):
+			return ForwardedFor
+		case EqualFold(n, "x-forwarded-proto"):
+			return ForwardedProto
+		case EqualFold(n, "x-forwarded-client-cert"):
+			return ClientCert
+		}
+		return ForwardedOther
+	case hasPrefixFold(n, "x-envoy-"):
+		if EqualFold(n, "x-envoy-upstream-service-time") {
+			return ServiceTime
+		}
+		return EnvoyInternal
+	case hasPrefixFold(n, "content-"):
+		return Content
+	}
+	return Other
+}
+
+func pick(n []byte, lower string, k Kind) Kind {
+	if EqualFold(n, lower) {
+		return k
+	}
+	return Other
+}
+
+// endToEnd reports whether a field of this kind must never be taken away by a Connection header that nominates it: to
+// do so would hide from the next hop who asks, for what, or where the message ends.
+func (k Kind) endToEnd() bool {
+	switch k {
+	case Host, ContentLength, TransferEncoding, Authorization, Cookie, SetCookie, RequestID, ForwardedFor,
+		ForwardedProto, ForwardedOther, ClientCert, ServiceTime, EnvoyInternal, ContentType, Content, Expect, GRPCStatus:
+		return true
+	}
+	return false
+}
+
+// inTrailer reports whether a field of this kind may stand in a trailer section (RFC 9110 section 6.5.1): none that
+// frames, routes or authenticates a message.
+func (k Kind) inTrailer() bool {
+	switch k {
+	case Other, GRPCStatus, UserAgent, Content, ServiceTime:
+		return true
+	}
+	return false
+}
+
+// twin reports whether a name with underscores is one of the guarded names for a server that folds "_" to "-", as CGI
+// and WSGI do.
+func twin(n []byte) bool {
+	found := false
+	var buf [32]byte
+	if len(n) > len(buf) {
+		return false
+	}
+	for i, c := range n {
+		if c == '_' {
+			c, found = '-', true
+		}
+		buf[i] = c
+	}
+	if !found {
+		return false
+	}
+	k := kindOf(buf[:len(n)])
+	return k.endToEnd() && k != Content && k != ContentType || k == Connection || k == Upgrade
+}
+
+// connectionSpecific reports whether the field is for one hop by its own name (RFC 9110 section 7.6.1).
+func (k Kind) connectionSpecific() bool {
+	switch k {
+	case Connection, KeepAlive, ProxyConnection, Upgrade, TransferEncoding, TE:
+		return true
+	}
+	return false
+}
+
+// Character classes of RFC 9110 section 5.6.2 and 5.5.
+const (
+	isToken = 1 << iota
+	isValue
+	isTarget
+	isHost
+)
+
+var class = func() (t [256]byte) {
+	for c := 0; c < 256; c++ {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+			t[c] = isToken | isHost
+		}
+		if c == '\t' || c >= ' ' && c != 0x7f {
+			t[c] |= isValue
+		}
+		if c > ' ' && c != 0x7f && c != '#' {
+			t[c] |= isTarget
+		}
+	}
+	for _, c := range "!#$%&'*+-.^_`|~" {
+		t[c] |= isToken
+	}
+	for _, c := range "-._~%!$&'()*+;=" {
+		t[c] |= isHost
+	}
+	return t
+}()
+
+func all(b []byte, what byte) bool {
+	for _, c := range b {
+		if class[c]&what == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func trim(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// eachToken calls f with each element of a comma-separated list, trimmed, until it returns false. Empty elements are
+// left out (RFC 9110 section 5.6.1.2).
+func eachToken(list []byte, f func([]byte) bool) {
+	for len(list) > 0 {
+		end := len(list)
+		for i, c := range list {
+			if c == ',' {
+				end = i
+				break
+			}
+		}
+		if t := trim(list[:end]); len(t) > 0 && !f(t) {
+			return
+		}
+		list = list[min(end+1, len(list)):]
+	}
+}

@@ -1,0 +1,261 @@
+package route
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/http1"
+)
+
+// match is a conjunction of conditions.
+type match []condition
+
+// condition is one test on a request; its String says what it wants.
+type condition interface {
+	holds(*Request) bool
+	String() string
+}
+
+// fails is the first condition that does not hold, or nil.
+func (m match) fails(q *Request) condition {
+	for _, c := range m {
+		if !c.holds(q) {
+			return c
+		}
+	}
+	return nil
+}
+
+func compileMatch(s *snapshot.Match) (match, error) {
+	var (
+		m    match
+		errs []error
+	)
+	add := func(field string, sm *snapshot.StringMatch, ignoreCase bool, make func(text) condition) {
+		if sm == nil {
+			return
+		}
+		t, err := compileText(sm, ignoreCase)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+			return
+		}
+		m = append(m, make(t))
+	}
+	if s.Port != 0 {
+		m = append(m, portIs(s.Port))
+	}
+	add("method", s.Method, false, func(t text) condition { return method{t} })
+	add("uri", s.URI, s.IgnoreURICase, func(t text) condition { return uri{t} })
+	add("authority", s.Authority, true, func(t text) condition { return authority{t} })
+	add("scheme", s.Scheme, false, func(t text) condition { return scheme{t} })
+	for i := range s.Headers {
+		h := &s.Headers[i]
+		v, err := compileValue(h)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("headers[%s]: %w", h.Name, err))
+			continue
+		}
+		m = append(m, header{strings.ToLower(h.Name), v, h.Invert})
+	}
+	for i := range s.QueryParams {
+		p := &s.QueryParams[i]
+		v, err := compileValue(p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("queryParams[%s]: %w", p.Name, err))
+			continue
+		}
+		m = append(m, queryParam{p.Name, v, p.Invert})
+	}
+	return m, errors.Join(errs...)
+}
+
+// compileValue yields nil for a match on presence.
+func compileValue(h *snapshot.HeaderMatch) (text, error) {
+	if h.Name == "" {
+		return nil, errors.New("name is empty")
+	}
+	if h.Value == nil {
+		return nil, nil
+	}
+	return compileText(h.Value, false)
+}
+
+// text is a test on a string.
+type text interface {
+	match([]byte) bool
+	String() string
+}
+
+func compileText(s *snapshot.StringMatch, ignoreCase bool) (text, error) {
+	switch set := count(s.Exact != "", s.Prefix != "", s.Regex != ""); {
+	case set > 1:
+		return nil, errors.New("exactly one of exact, prefix and regex may be set")
+	case s.Prefix != "":
+		return prefix{s.Prefix, ignoreCase}, nil
+	case s.Regex != "":
+		re, err := regexp.Compile(`\A(?:` + s.Regex + `)\z`)
+		if err != nil {
+			return nil, fmt.Errorf("regex %q: %w", s.Regex, err)
+		}
+		return regex{re, s.Regex}, nil
+	}
+	return exact{s.Exact, ignoreCase}, nil
+}
+
+func count(bs ...bool) (n int) {
+	for _, b := range bs {
+		if b {
+			n++
+		}
+	}
+	return n
+}
+
+type exact struct {
+	want       string
+	ignoreCase bool
+}
+
+func (e exact) match(b []byte) bool {
+	return string(b) == e.want || e.ignoreCase && strings.EqualFold(string(b), e.want)
+}
+func (e exact) String() string { return fmt.Sprintf("is %q", e.want) }
+
+type prefix struct {
+	want       string
+	ignoreCase bool
+}
+
+func (p prefix) match(b []byte) bool {
+	if len(b) < len(p.want) {
+		return false
+	}
+	b = b[:len(p.want)]
+	return string(b) == p.want || p.ignoreCase && strings.EqualFold(string(b), p.want)
+}
+func (p prefix) String() string { return fmt.Sprintf("begins with %q", p.want) }
+
+type regex struct {
+	re     *regexp.Regexp
+	source string
+}
+
+func (r regex) match(b []byte) bool { return r.re.Match(b) }
+func (r regex) String() string      { return fmt.Sprintf("matches %q", r.source) }
+
+type portIs uint16
+
+func (p portIs) holds(q *Request) bool { return q.Port == uint16(p) }
+func (p portIs) String() string        { return fmt.Sprintf("port is %d", uint16(p)) }
+
+type method struct{ text }
+
+func (m method) holds(q *Request) bool { return m.match(q.Method) }
+func (m method) String() string        { return "method " + m.text.String() }
+
+type uri struct{ text }
+
+func (u uri) holds(q *Request) bool {
+	path, _, _ := bytes.Cut(q.Path, []byte{'?'})
+	return u.match(path)
+}
+func (u uri) String() string { return "uri " + u.text.String() }
+
+// authority is compared as Istio has it: without port, in any case.
+type authority struct{ text }
+
+func (a authority) holds(q *Request) bool {
+	host := q.Authority
+	if i := bytes.LastIndexByte(host, ':'); i >= 0 && bytes.IndexByte(host[i:], ']') < 0 {
+		host = host[:i]
+	}
+	return a.match(host)
+}
+func (a authority) String() string { return "authority " + a.text.String() }
+
+type scheme struct{ text }
+
+func (s scheme) holds(q *Request) bool { return s.match([]byte(q.Scheme)) }
+func (s scheme) String() string        { return "scheme " + s.text.String() }
+
+type header struct {
+	name   string
+	value  text // nil: presence
+	invert bool
+}
+
+func (h header) holds(q *Request) bool { return h.matches(q.Header) != h.invert }
+
+// matches compares the value; several fields of the name are one value, joined by commas (RFC 9110 section 5.3).
+func (h header) matches(fields http1.Header) bool {
+	var (
+		value []byte
+		n     int
+	)
+	for i := range fields {
+		if !http1.EqualFold(fields[i].Name, h.name) {
+			continue
+		}
+		if n++; n == 1 {
+			value = fields[i].Value
+			continue
+		}
+		value = append(append(value[:len(value):len(value)], ','), fields[i].Value...)
+	}
+	return n > 0 && (h.value == nil || h.value.match(value))
+}
+func (h header) String() string { return describe("header", h.name, h.value, h.invert) }
+
+type queryParam struct {
+	name   string
+	value  text
+	invert bool
+}
+
+func (p queryParam) holds(q *Request) bool {
+	v, ok := firstParam(q.Path, p.name)
+	return (ok && (p.value == nil || p.value.match(v))) != p.invert
+}
+func (p queryParam) String() string { return describe("query parameter", p.name, p.value, p.invert) }
+
+// firstParam is the first value of a query parameter, decoded where it can be.
+func firstParam(path []byte, name string) ([]byte, bool) {
+	_, query, _ := bytes.Cut(path, []byte{'?'})
+	for len(query) > 0 {
+		var pair []byte
+		pair, query, _ = bytes.Cut(query, []byte{'&'})
+		k, v, _ := bytes.Cut(pair, []byte{'='})
+		if len(pair) > 0 && string(unescape(k)) == name {
+			return unescape(v), true
+		}
+	}
+	return nil, false
+}
+
+func unescape(b []byte) []byte {
+	if bytes.IndexByte(b, '%') < 0 && bytes.IndexByte(b, '+') < 0 {
+		return b
+	}
+	s, err := url.QueryUnescape(string(b))
+	if err != nil {
+		return b
+	}
+	return []byte(s)
+}
+
+func describe(what, name string, value text, invert bool) string {
+	want := "is present"
+	if value != nil {
+		want = value.String()
+	}
+	if invert {
+		want = "not: " + want
+	}
+	return what + " " + name + " " + want
+}

@@ -1,0 +1,154 @@
+// Package route chooses a route for a request: the compiled form of a snapshot's routes. It is pure.
+package route
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/http1"
+)
+
+// Request is what routes look at.
+type Request struct {
+	Method []byte
+	// Path is with the query, as sent.
+	Path []byte
+	// Authority is with or without port.
+	Authority []byte
+	Scheme    string
+	Header    http1.Header
+	// Port is the one that the client dialled.
+	Port uint16
+}
+
+// Routes are the routes of one virtual host, in order.
+type Routes struct {
+	list []*Route
+}
+
+// Route is one compiled route.
+type Route struct {
+	Name     string
+	Resource string
+	// Destinations are those with a weight.
+	Destinations []Destination
+
+	matches []match
+	total   uint64
+}
+
+// Destination is one target.
+type Destination struct {
+	Service, Subset string
+	Port            uint16 // 0: the port that the client dialled
+	Weight          uint32
+}
+
+// Compile makes Routes of a virtual host's. The error names every rule that is wrong.
+func Compile(routes []snapshot.Route) (*Routes, error) {
+	rs := &Routes{list: make([]*Route, 0, len(routes))}
+	var errs []error
+	for i := range routes {
+		r, err := compile(&routes[i])
+		if err != nil {
+			object := fmt.Sprintf("routes[%d]", i)
+			if routes[i].Resource != "" {
+				object += " (" + routes[i].Resource + ")"
+			}
+			errs = append(errs, fmt.Errorf("%s: %w", object, err))
+			continue
+		}
+		rs.list = append(rs.list, r)
+	}
+	return rs, errors.Join(errs...)
+}
+
+func compile(s *snapshot.Route) (*Route, error) {
+	r := &Route{Name: s.Name, Resource: s.Resource}
+	for i := range s.Matches {
+		m, err := compileMatch(&s.Matches[i])
+		if err != nil {
+			return nil, fmt.Errorf("matches[%d].%w", i, err)
+		}
+		r.matches = append(r.matches, m)
+	}
+	for _, d := range s.Destinations {
+		if d.Weight == 0 {
+			continue
+		}
+		r.total += uint64(d.Weight)
+		r.Destinations = append(r.Destinations, Destination{Service: d.Service, Subset: d.Subset, Port: d.Port, Weight: d.Weight})
+	}
+	if r.total == 0 {
+		return nil, errors.New("destinations: no one has a weight above 0")
+	}
+	return r, nil
+}
+
+// Match is the first route that matches, or nil.
+func (rs *Routes) Match(q *Request) *Route {
+	for _, r := range rs.list {
+		if r.matchesAny(q) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (r *Route) matchesAny(q *Request) bool {
+	if len(r.matches) == 0 {
+		return true
+	}
+	for _, m := range r.matches {
+		if m.fails(q) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Pick chooses a destination by weight. random is uniform in [0, 2^64).
+func (r *Route) Pick(random uint64) *Destination {
+	if len(r.Destinations) == 1 {
+		return &r.Destinations[0]
+	}
+	n := random % r.total
+	for i := range r.Destinations {
+		w := uint64(r.Destinations[i].Weight)
+		if n < w {
+			return &r.Destinations[i]
+		}
+		n -= w
+	}
+	return &r.Destinations[len(r.Destinations)-1]
+}
+
+// Step tells how one route fared with a request.
+type Step struct {
+	Route   *Route
+	Matched bool
+	// Reasons are, one for each of the route's matches, the first condition that did not hold.
+	Reasons []string
+}
+
+// Explain tries the routes in order, up to and with the one that matches.
+func (rs *Routes) Explain(q *Request) []Step {
+	var steps []Step
+	for _, r := range rs.list {
+		s := Step{Route: r, Matched: len(r.matches) == 0}
+		for _, m := range r.matches {
+			c := m.fails(q)
+			if c == nil {
+				s.Matched, s.Reasons = true, nil
+				break
+			}
+			s.Reasons = append(s.Reasons, c.String())
+		}
+		steps = append(steps, s)
+		if s.Matched {
+			break
+		}
+	}
+	return steps
+}

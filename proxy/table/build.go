@@ -1,0 +1,212 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/route"
+	"github.com/composure-mesh/composure/proxy/upstream"
+)
+
+// Build makes a table of a snapshot, which it keeps and which must not change afterwards. From old, the table in force
+// so far, it takes over balancers and connections; old may be nil. The error is a refusal that names every object
+// that is wrong; then nothing was built.
+func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
+	if old == nil {
+		old = &Table{}
+	}
+	b := builder{
+		t: &Table{
+			version:  s.Version,
+			byIP:     map[netip.Addr]*Workload{},
+			byID:     map[string]*Workload{},
+			services: map[string]*Service{},
+			gateways: map[uint16]*domains{},
+		},
+		old:    old,
+		byName: map[string]*Workload{},
+	}
+	b.workloads(s)
+	b.servicesOf(s)
+	for i := range s.VirtualHosts {
+		b.virtualHost("virtual host "+s.VirtualHosts[i].Name, &s.VirtualHosts[i], &b.t.hosts, true)
+	}
+	for i := range s.Gateways {
+		g := &s.Gateways[i]
+		d := &domains{}
+		if b.t.gateways[g.Port] != nil {
+			b.refuse("gateway port %d: listed twice", g.Port)
+		}
+		b.t.gateways[g.Port] = d
+		for j := range g.VirtualHosts {
+			vh := &g.VirtualHosts[j]
+			b.virtualHost(fmt.Sprintf("gateway port %d: virtual host %s", g.Port, vh.Name), vh, d, false)
+		}
+	}
+	if err := errors.Join(b.errs...); err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", s.Version, err)
+	}
+	return b.t, nil
+}
+
+type builder struct {
+	t, old *Table
+	byName map[string]*Workload
+	errs   []error
+}
+
+func (b *builder) refuse(format string, args ...any) {
+	b.errs = append(b.errs, fmt.Errorf(format, args...))
+}
+
+func (b *builder) workloads(s *snapshot.Snapshot) {
+	for i := range s.Workloads {
+		b.workload(&s.Workloads[i], s.Proxy.Name)
+	}
+	if s.Proxy.Name == "" {
+		return
+	}
+	if b.byName[s.Proxy.Name] == nil {
+		b.workload(&s.Proxy, s.Proxy.Name)
+	}
+	b.t.self = b.byName[s.Proxy.Name]
+}
+
+func (b *builder) workload(w *snapshot.Workload, self string) {
+	if b.byName[w.Name] != nil {
+		b.refuse("workload %s: listed twice", w.Name)
+		return
+	}
+	tw := &Workload{
+		Workload:  w,
+		protocols: make(map[uint16]mesh.Protocol, len(w.Ports)),
+		endpoints: make(map[netip.Addr]*upstream.Endpoint, len(w.Addresses)),
+	}
+	b.byName[w.Name] = tw
+	for _, p := range w.Ports {
+		tw.protocols[p.Number] = p.Protocol
+	}
+	identity := w.Identity
+	if w.Name == self {
+		// A call to ourselves is delivered here: no other proxy stands between.
+		identity = ""
+	}
+	for _, a := range w.Addresses {
+		ip, err := netip.ParseAddr(a)
+		if err != nil {
+			b.refuse("workload %s: addresses: %w", w.Name, err)
+			continue
+		}
+		ip = ip.Unmap()
+		if other := b.t.byIP[ip]; other != nil {
+			b.refuse("workload %s: address %s is also workload %s's", w.Name, ip, other.Name)
+			continue
+		}
+		b.t.byIP[ip] = tw
+		tw.endpoints[ip] = upstream.NewEndpoint(w, ip, identity, b.old.Direct(ip))
+	}
+	if w.Identity != "" {
+		if _, shared := b.t.byID[w.Identity]; shared {
+			b.t.byID[w.Identity] = nil
+		} else {
+			b.t.byID[w.Identity] = tw
+		}
+	}
+}
+
+func (b *builder) servicesOf(s *snapshot.Snapshot) {
+	for i := range s.Services {
+		svc := &s.Services[i]
+		object := "service " + svc.Host
+		if b.t.services[svc.Host] != nil {
+			b.refuse("%s: listed twice", object)
+			continue
+		}
+		ts := &Service{Service: svc, members: map[string]bool{}, clusters: map[string]*upstream.Cluster{}}
+		b.t.services[svc.Host] = ts
+		ts.clusters[""] = b.cluster(object, svc, "", svc.Policy, svc.Endpoints)
+		for _, name := range svc.Endpoints {
+			ts.members[name] = true
+		}
+		for j := range svc.Subsets {
+			sub := &svc.Subsets[j]
+			policy := sub.Policy
+			if policy.LoadBalancer == "" {
+				policy.LoadBalancer = svc.Policy.LoadBalancer
+			}
+			ts.clusters[sub.Name] = b.cluster(object+": subset "+sub.Name, svc, sub.Name, policy, sub.Endpoints)
+		}
+	}
+	for _, w := range b.byName {
+		for _, host := range w.Services {
+			if svc := b.t.services[host]; svc != nil {
+				svc.members[w.Name] = true
+			}
+		}
+		if w.Service == "" {
+			continue
+		}
+		for _, name := range []string{w.Service, mesh.FQDN(w.Service, w.Namespace)} {
+			if svc := b.t.services[name]; svc != nil {
+				w.Canonical = svc
+				svc.members[w.Name] = true
+				break
+			}
+		}
+	}
+}
+
+func (b *builder) cluster(object string, svc *snapshot.Service, subset string, policy snapshot.Policy, names []string) *upstream.Cluster {
+	switch policy.LoadBalancer {
+	case "", snapshot.LeastRequest, snapshot.RoundRobin, snapshot.Random:
+	default:
+		b.refuse("%s: load balancer %q is not known, want LEAST_REQUEST, ROUND_ROBIN or RANDOM", object, policy.LoadBalancer)
+	}
+	endpoints := make([]*upstream.Endpoint, 0, len(names))
+	for _, name := range names {
+		w := b.byName[name]
+		if w == nil {
+			b.refuse("%s: endpoint %s is no workload of the snapshot", object, name)
+			continue
+		}
+		// The first address is the one to dial from here. A workload without one can't be reached.
+		if len(w.Addresses) > 0 {
+			if ip, err := netip.ParseAddr(w.Addresses[0]); err == nil && w.endpoints[ip.Unmap()] != nil {
+				endpoints = append(endpoints, w.endpoints[ip.Unmap()])
+			}
+		}
+	}
+	return upstream.NewCluster(svc, subset, policy.LoadBalancer, endpoints, b.old.Cluster(svc.Host, subset))
+}
+
+func (b *builder) virtualHost(object string, s *snapshot.VirtualHost, into *domains, bind bool) {
+	routes, err := route.Compile(s.Routes)
+	if err != nil {
+		b.refuse("%s: %w", object, err)
+		return
+	}
+	vh := &VirtualHost{Name: s.Name, Routes: routes}
+	if s.Service != "" {
+		svc := b.t.services[s.Service]
+		if svc == nil {
+			b.refuse("%s: service %s is not in the snapshot", object, s.Service)
+			return
+		}
+		vh.Service = svc
+		if bind {
+			if svc.VirtualHost != nil {
+				b.refuse("%s: service %s has virtual host %s already", object, s.Service, svc.VirtualHost.Name)
+				return
+			}
+			svc.VirtualHost = vh
+		}
+	}
+	for _, domain := range s.Domains {
+		if err := into.add(domain, vh); err != nil {
+			b.refuse("%s: %w", object, err)
+		}
+	}
+}

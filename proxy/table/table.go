@@ -1,0 +1,187 @@
+// Package table is what one proxy knows, made ready for lookups: workloads by address, virtual hosts by authority,
+// clusters by service and subset. A Table is built from a snapshot as a whole or not at all, and never changes.
+package table
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/route"
+	"github.com/composure-mesh/composure/proxy/upstream"
+)
+
+// Table answers where to send things. It is immutable, except for the balancers and connections behind its
+// clusters, which it takes over from the table before.
+type Table struct {
+	version  string
+	self     *Workload
+	byIP     map[netip.Addr]*Workload
+	byID     map[string]*Workload // identity, where one workload alone holds it
+	services map[string]*Service
+	hosts    domains
+	gateways map[uint16]*domains
+}
+
+// Workload is a workload with the services it answers to.
+type Workload struct {
+	*snapshot.Workload
+	// Canonical is the service that its Service field names; nil if the proxy does not know it.
+	Canonical *Service
+
+	protocols map[uint16]mesh.Protocol
+	endpoints map[netip.Addr]*upstream.Endpoint
+}
+
+// Service is a service with its clusters.
+type Service struct {
+	*snapshot.Service
+	// VirtualHost routes its requests; nil where there is none.
+	VirtualHost *VirtualHost
+
+	members  map[string]bool // names of the workloads that answer to it, healthy or not
+	clusters map[string]*upstream.Cluster
+}
+
+// VirtualHost is a virtual host with its compiled routes.
+type VirtualHost struct {
+	Name string
+	// Service is nil for a host that is no service.
+	Service *Service
+	Routes  *route.Routes
+}
+
+// Version is the snapshot's.
+func (t *Table) Version() string { return t.version }
+
+// Self is the workload whose proxy this is; nil before there is a snapshot.
+func (t *Table) Self() *Workload { return t.self }
+
+// Workload is the workload that has the address, or nil.
+func (t *Table) Workload(ip netip.Addr) *Workload { return t.byIP[ip.Unmap()] }
+
+// Peer is the workload at the other end of a connection: by its address, or by its verified identity where only one
+// workload holds that. The address must not contradict the identity. Nil if it is not known.
+func (t *Table) Peer(remote netip.Addr, identity string) *snapshot.Workload {
+	if w := t.Workload(remote); w != nil && (identity == "" || w.Identity == identity) {
+		return w.Workload
+	}
+	if w := t.byID[identity]; w != nil {
+		return w.Workload
+	}
+	return nil
+}
+
+// Service is the service of a fully qualified name, or nil.
+func (t *Table) Service(host string) *Service { return t.services[host] }
+
+// Cluster is the endpoints behind a service or its subset; nil if there is no such service or subset.
+func (t *Table) Cluster(service, subset string) *upstream.Cluster {
+	s := t.services[service]
+	if s == nil {
+		return nil
+	}
+	return s.clusters[subset]
+}
+
+// Outbound is where a request that left the application for dst belongs.
+type Outbound struct {
+	// VirtualHost routes it. If nil, it goes to the very address it was sent to.
+	VirtualHost *VirtualHost
+	// Workload is the one at the destination address; nil if no workload of the mesh is there.
+	Workload *Workload
+}
+
+// Outbound decides by authority and destination together; docs/adr/0001 says why. The authority is the request's, with
+// or without port, in any case.
+func (t *Table) Outbound(dst netip.AddrPort, authority []byte) Outbound {
+	out := Outbound{Workload: t.Workload(dst.Addr())}
+	vh := t.hosts.lookup(authority)
+	switch {
+	case vh != nil && vh.Service == nil:
+		out.VirtualHost = vh
+	case vh != nil && (out.Workload == nil || vh.Service.members[out.Workload.Name]):
+		out.VirtualHost = vh
+	case out.Workload != nil && out.Workload.Canonical != nil:
+		out.VirtualHost = out.Workload.Canonical.VirtualHost
+	}
+	return out
+}
+
+// Inbound is our own service that a request names, else our canonical one; nil if there is none.
+func (t *Table) Inbound(authority []byte) *Service {
+	if t.self == nil {
+		return nil
+	}
+	if vh := t.hosts.lookup(authority); vh != nil && vh.Service != nil && vh.Service.members[t.self.Name] {
+		return vh.Service
+	}
+	return t.self.Canonical
+}
+
+// Gateway is the virtual host of a gateway's port for an authority, or nil.
+func (t *Table) Gateway(port uint16, authority []byte) *VirtualHost {
+	d := t.gateways[port]
+	if d == nil {
+		return nil
+	}
+	return d.lookup(authority)
+}
+
+// Direct is the endpoint at the very address dst, if a workload of the mesh is there, else nil: then it is dialled in
+// plain text.
+func (t *Table) Direct(dst netip.Addr) *upstream.Endpoint {
+	if w := t.Workload(dst); w != nil {
+		return w.endpoints[dst.Unmap()]
+	}
+	return nil
+}
+
+// Session says where the bytes of a TCP connection to dst go: to the very address, with the identity of the workload
+// there, under Istio's name for the cluster.
+func (t *Table) Session(dst netip.AddrPort) (target upstream.Target, cluster string, ends exchange.Ends) {
+	target.Addr = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	cluster = PassthroughCluster
+	if t.self != nil {
+		ends.Source = t.self.Workload
+	}
+	w := t.Workload(dst.Addr())
+	if w == nil {
+		return target, cluster, ends
+	}
+	ends.Destination = w.Workload
+	target.Identity = w.endpoints[target.Addr.Addr()].Identity
+	if s := w.Canonical; s != nil {
+		ends.Service = s.Service
+		cluster = s.clusters[""].Name(dst.Port())
+	}
+	return target, cluster, ends
+}
+
+// Protocol is what is declared for the destination's port, else what its number implies, else ProtocolAuto.
+func (t *Table) Protocol(dst netip.AddrPort) mesh.Protocol {
+	if w := t.Workload(dst.Addr()); w != nil {
+		if p := w.protocols[dst.Port()]; p != mesh.ProtocolAuto {
+			return p
+		}
+	}
+	return mesh.WellKnownProtocol(dst.Port())
+}
+
+// Names of clusters that are no service's.
+const (
+	PassthroughCluster        = "PassthroughCluster"
+	InboundPassthroughCluster = "InboundPassthroughCluster"
+)
+
+// InboundCluster is Istio's name of our own application at a port.
+func InboundCluster(port uint16) string { return upstream.ClusterName("inbound", port, "", "") }
+
+func invalid(object, format string, args ...any) error {
+	return fmt.Errorf("%s: %s", object, fmt.Sprintf(format, args...))
+}
+
+func key(s string) string { return strings.ToLower(s) }

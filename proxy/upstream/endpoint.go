@@ -1,0 +1,79 @@
+package upstream
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/composure-mesh/composure/mesh/snapshot"
+)
+
+// Endpoint is one workload as a place to send to, at any of its ports.
+type Endpoint struct {
+	// Workload is nil for a destination that is none of the mesh's.
+	Workload *snapshot.Workload
+	Addr     netip.Addr
+	// Identity is what the peer must prove; empty for plain text.
+	Identity string
+
+	state *endpointState // shared by all that stand for the same place
+}
+
+// endpointState survives a change of the routing table.
+type endpointState struct {
+	active atomic.Int64
+	pools  portMap[*pool]
+}
+
+// NewEndpoint makes an endpoint. With old, which stands for the same place, it goes on with its connections and
+// counters, and only the workload's description is new.
+func NewEndpoint(w *snapshot.Workload, addr netip.Addr, identity string, old *Endpoint) *Endpoint {
+	e := &Endpoint{Workload: w, Addr: addr, Identity: identity}
+	if old != nil && old.Addr == addr && old.Identity == identity {
+		e.state = old.state
+	} else {
+		e.state = &endpointState{}
+	}
+	return e
+}
+
+// Active is how many requests are under way.
+func (e *Endpoint) Active() int64 { return e.state.active.Load() }
+
+// Begin counts a request; Done ends it.
+func (e *Endpoint) Begin() { e.state.active.Add(1) }
+
+// Done ends what Begin began.
+func (e *Endpoint) Done() { e.state.active.Add(-1) }
+
+// Target is the endpoint at a port.
+func (e *Endpoint) Target(port uint16) Target {
+	return Target{Addr: netip.AddrPortFrom(e.Addr, port), Identity: e.Identity}
+}
+
+// Get yields a connection for one HTTP/1 exchange: an idle one, or else a new one. A dedicated connection is
+// always new.
+func (e *Endpoint) Get(ctx context.Context, tr *Transport, port uint16, dedicated bool) (*Conn, error) {
+	p := e.pool(tr, port)
+	if !dedicated {
+		if c := p.take(); c != nil {
+			return c, nil
+		}
+	}
+	return p.dial(ctx)
+}
+
+// CloseIdle closes the idle connections.
+func (e *Endpoint) CloseIdle() {
+	for _, p := range e.state.pools.all() {
+		p.closeIdle()
+	}
+}
+
+func (e *Endpoint) pool(tr *Transport, port uint16) *pool {
+	m := &e.state.pools
+	if p, ok := m.get(port); ok {
+		return p
+	}
+	return m.add(port, &pool{transport: tr, target: e.Target(port)})
+}

@@ -1,0 +1,207 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/proxy/http1"
+)
+
+// pool holds the idle connections to one endpoint's port, the last used on top.
+type pool struct {
+	transport *Transport
+	target    Target
+	plain     *Endpoint // the endpoint of Transport.Plain that this pool belongs to; nil for a mesh endpoint
+
+	mu    sync.Mutex
+	idle  []*Conn
+	timer *time.Timer
+	armed bool
+}
+
+// Conn is a connection to an endpoint, used by one exchange at a time.
+type Conn struct {
+	net.Conn
+	// Reader parses what the endpoint sends.
+	Reader *http1.Reader
+	// Reused says that an exchange has passed before this one.
+	Reused        bool
+	Local, Remote netip.AddrPort
+	TLS           bool
+
+	pool    *pool
+	expires time.Time
+	quiet   func() bool
+}
+
+// take yields the youngest idle connection that is still good, or nil.
+func (p *pool) take() *Conn {
+	for {
+		p.mu.Lock()
+		n := len(p.idle)
+		if n == 0 {
+			p.mu.Unlock()
+			return nil
+		}
+		c := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		if time.Now().Before(c.expires) && c.quiet() {
+			c.Reused = true
+			return c
+		}
+		c.Discard()
+	}
+}
+
+func (p *pool) dial(ctx context.Context) (*Conn, error) {
+	raw, err := p.transport.Dial(ctx, p.target, mesh.ALPNHTTP1)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{
+		Conn:   raw,
+		Reader: http1.NewReader(raw, p.transport.cfg.Limits),
+		Local:  addrPort(raw.LocalAddr()),
+		Remote: p.target.Addr,
+		TLS:    p.target.Identity != "",
+		pool:   p,
+	}
+	c.quiet = quietCheck(raw)
+	return c, nil
+}
+
+// Keep gives the connection back for another exchange. timeout is the peer's Keep-Alive timeout, 0 if it named
+// none. A connection with bytes that nobody asked for is closed: they must never become a later request's answer.
+func (c *Conn) Keep(timeout time.Duration) {
+	p := c.pool
+	limit := p.transport.cfg.IdleTimeout
+	if timeout > 0 {
+		// A second less than the peer's own limit: it must not close just as we send.
+		limit = min(limit, timeout-time.Second)
+	}
+	if limit <= 0 || c.Reader.Buffered() > 0 {
+		c.Discard()
+		return
+	}
+	c.Reader.Idle()
+	c.expires = time.Now().Add(limit)
+	p.mu.Lock()
+	full := len(p.idle) >= p.transport.cfg.MaxIdle
+	if !full {
+		if len(p.idle) == 0 && p.plain != nil && !p.armed {
+			p.transport.remember(p.target.Addr, p.plain)
+		}
+		p.idle = append(p.idle, c)
+		p.arm(limit)
+	}
+	p.mu.Unlock()
+	if full {
+		c.Discard()
+	}
+}
+
+// Discard closes the connection for good.
+func (c *Conn) Discard() {
+	_ = c.Conn.Close()
+	c.Reader.Release()
+}
+
+// arm schedules a sweep; p.mu is held. One timer serves the whole pool.
+func (p *pool) arm(d time.Duration) {
+	if p.armed {
+		return
+	}
+	p.armed = true
+	if p.timer == nil {
+		p.timer = time.AfterFunc(d, p.sweep)
+	} else {
+		p.timer.Reset(d)
+	}
+}
+
+// sweep closes what has been idle too long or was closed by the peer.
+func (p *pool) sweep() {
+	now := time.Now()
+	var dead []*Conn
+	p.mu.Lock()
+	p.armed = false
+	kept := p.idle[:0]
+	var next time.Time
+	for _, c := range p.idle {
+		if !now.Before(c.expires) || !c.quiet() {
+			dead = append(dead, c)
+			continue
+		}
+		kept = append(kept, c)
+		if next.IsZero() || c.expires.Before(next) {
+			next = c.expires
+		}
+	}
+	clear(p.idle[len(kept):])
+	p.idle = kept
+	empty := len(kept) == 0
+	if !empty {
+		p.arm(next.Sub(now))
+	}
+	if empty && p.plain != nil {
+		p.transport.forget(p.target.Addr, p.plain)
+	}
+	p.mu.Unlock()
+	for _, c := range dead {
+		c.Discard()
+	}
+}
+
+func (p *pool) closeIdle() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.Discard()
+	}
+}
+
+// quietCheck returns a check that nothing has arrived on an idle connection: no byte and no end. It looks at the socket
+// without taking anything from it, and without touching deadlines.
+func quietCheck(conn net.Conn) func() bool {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return func() bool { return true }
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return func() bool { return false }
+	}
+	var (
+		quiet bool
+		b     [1]byte
+	)
+	peek := func(fd uintptr) {
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		quiet = err == syscall.EAGAIN
+	}
+	return func() bool {
+		quiet = false
+		return rc.Control(peek) == nil && quiet
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
