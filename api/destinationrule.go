@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1"
 )
 
@@ -14,12 +15,8 @@ func DestinationRule() *Kind {
 		Columns: []Column{{Name: "Host", Description: "The host that the rule is for", Cell: func(o *Object) any {
 			return o.Spec.(*networking.DestinationRule).Host
 		}}},
-		decodeSpec: func(spec map[string]any) (any, Problems) {
-			m := &networking.DestinationRule{}
-			return m, decodeProto(spec, m, destinationRuleFields())
-		},
 		validate: validateDestinationRule,
-	})
+	}, func() proto.Message { return &networking.DestinationRule{} }, destinationRuleFields())
 }
 
 func destinationRuleFields() fieldSet {

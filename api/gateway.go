@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1"
 )
 
@@ -12,13 +13,9 @@ import (
 func Gateway() *Kind {
 	return networkingKind(Kind{
 		Kind: "Gateway", Plural: "gateways", Singular: "gateway", ShortNames: []string{"gw"},
-		Columns: []Column{{Name: "Servers", Description: "The ports and the hosts that they serve", Cell: gatewayServersCell}},
-		decodeSpec: func(spec map[string]any) (any, Problems) {
-			m := &networking.Gateway{}
-			return m, decodeProto(spec, m, gatewayFields())
-		},
+		Columns:  []Column{{Name: "Servers", Description: "The ports and the hosts that they serve", Cell: gatewayServersCell}},
 		validate: validateGateway,
-	})
+	}, func() proto.Message { return &networking.Gateway{} }, gatewayFields())
 }
 
 func gatewayFields() fieldSet {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ type Kind struct {
 	Columns []Column
 
 	decodeSpec func(spec map[string]any) (any, Problems)
+	schema     func() map[string]any
 	validate   func(*Object) Problems
 }
 
@@ -29,8 +31,20 @@ type Kind struct {
 type Column struct {
 	Name        string
 	Description string
-	// Cell is the column's value; a list is shown as JSON, as Kubernetes does.
+	// Cell is the column's value.
 	Cell func(*Object) any
+}
+
+// listCell shows a list as kubectl shows those of a custom resource.
+func listCell(list []string) any {
+	if len(list) == 0 {
+		return ""
+	}
+	raw, err := json.Marshal(list)
+	if err != nil {
+		return err.Error()
+	}
+	return string(raw)
 }
 
 // Resource is the group and the plural.

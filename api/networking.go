@@ -1,5 +1,7 @@
 package api
 
+import "google.golang.org/protobuf/proto"
+
 // NetworkingGroup is the group of the kinds that pilot owns.
 const NetworkingGroup = "networking.istio.io"
 
@@ -10,7 +12,13 @@ func networkingKinds() []*Kind {
 	return []*Kind{DestinationRule(), Gateway(), VirtualService()}
 }
 
-func networkingKind(k Kind) *Kind {
+// networkingKind completes k, whose spec is a message like newSpec's, of which the supported fields may be set.
+func networkingKind(k Kind, newSpec func() proto.Message, supported fieldSet) *Kind {
+	k.decodeSpec = func(spec map[string]any) (any, Problems) {
+		m := newSpec()
+		return m, decodeProto(spec, m, supported)
+	}
+	k.schema = func() map[string]any { return protoSchema(newSpec().ProtoReflect().Descriptor(), supported) }
 	k.Group = NetworkingGroup
 	k.Versions = []string{"v1", "v1beta1", "v1alpha3"}
 	k.Categories = []string{"istio-io", "networking-istio-io"}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1"
 )
 
@@ -21,18 +22,14 @@ func VirtualService() *Kind {
 		Kind: "VirtualService", Plural: "virtualservices", Singular: "virtualservice", ShortNames: []string{"vs"},
 		Columns: []Column{
 			{Name: "Gateways", Description: "The gateways and sidecars that apply the rules", Cell: func(o *Object) any {
-				return o.Spec.(*networking.VirtualService).Gateways
+				return listCell(o.Spec.(*networking.VirtualService).Gateways)
 			}},
 			{Name: "Hosts", Description: "The hosts that the rules are for", Cell: func(o *Object) any {
-				return o.Spec.(*networking.VirtualService).Hosts
+				return listCell(o.Spec.(*networking.VirtualService).Hosts)
 			}},
 		},
-		decodeSpec: func(spec map[string]any) (any, Problems) {
-			m := &networking.VirtualService{}
-			return m, decodeProto(spec, m, virtualServiceFields())
-		},
 		validate: validateVirtualService,
-	})
+	}, func() proto.Message { return &networking.VirtualService{} }, virtualServiceFields())
 }
 
 func virtualServiceFields() fieldSet {

@@ -1,0 +1,83 @@
+package apiserver
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"strings"
+)
+
+// object is a JSON object in the making.
+type object = map[string]any
+
+// routeOpenAPI serves what kubectl wants to know before it sends an object: that the server validates, by the
+// parameter fieldValidation of PATCH, and for explain the fields that there are.
+func (s *Server) routeOpenAPI() {
+	paths := object{}
+	for _, g := range s.groups() {
+		for _, v := range g.Versions {
+			doc := s.openAPI(g.Name, v.Version)
+			raw, err := json.Marshal(doc)
+			if err != nil {
+				panic(err) // it holds maps, strings and numbers only
+			}
+			sum := sha256.Sum256(raw)
+			url := "/openapi/v3/apis/" + v.GroupVersion
+			paths["apis/"+v.GroupVersion] = object{"serverRelativeURL": url + "?hash=" + hex.EncodeToString(sum[:8])}
+			s.mux.HandleFunc("GET "+url, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = w.Write(raw)
+			})
+		}
+	}
+	s.mux.HandleFunc("GET /openapi/v3", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, object{"paths": paths})
+	})
+}
+
+func (s *Server) openAPI(group, version string) object {
+	schemas, paths := object{}, object{}
+	for _, res := range s.resources {
+		if res.api == nil || res.gr.Group != group {
+			continue
+		}
+		gvk := object{"group": group, "version": version, "kind": res.kind}
+		name := schemaName(group, version, res.kind)
+		schemas[name] = object{
+			"type": "object", "x-kubernetes-group-version-kind": []any{gvk},
+			"properties": object{
+				"apiVersion": object{"type": "string"}, "kind": object{"type": "string"},
+				"metadata": object{"type": "object"}, "spec": res.api.Schema(),
+			},
+		}
+		body := object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + name}}}
+		op := func(action string) object {
+			return object{
+				"x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
+				"parameters": []any{queryParameter("dryRun"), queryParameter("fieldManager"), queryParameter("fieldValidation")},
+				"responses":  object{"200": object{"description": "OK", "content": body}},
+			}
+		}
+		many := res.base(version) + "/namespaces/{namespace}/" + res.gr.Resource
+		paths[many] = object{"get": op("list"), "post": op("post")}
+		paths[many+"/{name}"] = object{"get": op("get"), "put": op("put"), "patch": op("patch"), "delete": op("delete")}
+	}
+	return object{
+		"openapi": "3.0.0", "info": object{"title": "Composure", "version": s.cfg.Version},
+		"paths": paths, "components": object{"schemas": schemas},
+	}
+}
+
+func queryParameter(name string) object {
+	return object{"name": name, "in": "query", "schema": object{"type": "string", "uniqueItems": true}}
+}
+
+// schemaName is the group in reverse, the version and the kind: io.istio.networking.v1.VirtualService.
+func schemaName(group, version, kind string) string {
+	parts := strings.Split(group, ".")
+	for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
+		parts[i], parts[j] = parts[j], parts[i]
+	}
+	return strings.Join(append(parts, version, kind), ".")
+}
