@@ -1,0 +1,498 @@
+package compose
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"gopkg.in/yaml.v3"
+
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+// moved are the fields that a sandbox takes from its service, with what the engine or Compose says if they stay
+// beside network_mode: service:x. networks and sysctls, which move in a way of their own, are not here.
+var moved = []string{
+	"ports", "expose", // conflicting options: port publishing (exposing) and the container type network mode
+	"hostname",              // conflicting options: hostname and the network mode
+	"domainname",            // silently ignored
+	"dns",                   // conflicting options: dns and the network mode
+	"dns_search", "dns_opt", // silently ignored: resolv.conf is that of the namespace's owner
+	"extra_hosts",             // conflicting options: custom host-to-IP mapping and the network mode
+	"links", "external_links", // container type network can't be used with links
+	"mac_address", // conflicting options: mac-address and the network mode
+}
+
+// fieldOf is a field of a service of the user's.
+type fieldOf struct{ service, field string }
+
+// emitter builds the override.
+type emitter struct {
+	src  *Source
+	plan *Plan
+	cfg  Config
+	// resolved are the fields whose values are copied with their variables resolved, because as written they
+	// don't mean the same in another place.
+	resolved map[fieldOf]bool
+	changes  []Change
+	added    map[string]bool // services that inject adds
+}
+
+// output is the whole override file for a directory.
+func (e *emitter) output(dir string) ([]byte, error) {
+	e.changes, e.added = nil, map[string]bool{}
+	services := &yaml.Node{Kind: yaml.MappingNode}
+	insert := func(name string, n *yaml.Node) error {
+		if _, taken := e.src.project.Services[name]; taken {
+			return e.src.errorf(name, nil, "inject adds a service of this name itself: rename yours")
+		}
+		e.added[name] = true
+		add(services, name, n)
+		return nil
+	}
+	for _, name := range e.src.services() {
+		n, err := e.user(name)
+		if err != nil {
+			return nil, err
+		}
+		add(services, name, n)
+		if w := e.plan.workload(name); w != nil {
+			if err := insert(w.Sandbox(), e.sandbox(w)); err != nil {
+				return nil, err
+			}
+			if err := insert(w.Proxy(), e.proxy(w)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(e.cfg.Ingress) > 0 {
+		if err := insert(Gateway, e.gateway()); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range planes {
+		if err := insert(p.service(), e.plane(p)); err != nil {
+			return nil, err
+		}
+	}
+	volumes := &yaml.Node{Kind: yaml.MappingNode}
+	for _, v := range []string{runVolume, pilotVolume, citadelVolume} {
+		if _, taken := e.src.project.Volumes[v]; taken {
+			return nil, fmt.Errorf("%s: volumes.%s: inject adds a volume of this name itself: rename yours", e.src.locate([]string{"volumes", v}), v)
+		}
+		volumes.Content = append(volumes.Content, keyNode(v), &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle})
+	}
+	body, err := encode(mapping("services", services, "volumes", volumes))
+	if err != nil {
+		return nil, fmt.Errorf("encode the override: %w", err)
+	}
+	return e.src.render(dir, e.cfg.Version, body)
+}
+
+// user is what the override says about a service of the user's; nil is nothing.
+func (e *emitter) user(name string) (*yaml.Node, error) {
+	if w := e.plan.workload(name); w != nil {
+		return e.app(w), nil
+	}
+	for _, j := range e.plan.Joiners {
+		if j.Service == name {
+			return e.joiner(j), nil
+		}
+	}
+	if slices.Contains(e.plan.Linked, name) {
+		links := e.links(name)
+		e.change(name, "links", e.src.project.Services[name].Links, line(links), "the names now belong to the sandboxes")
+		return mapping("links", override(links), "depends_on", e.linkedTo(name)), nil
+	}
+	return nil, nil
+}
+
+func (e *emitter) change(service, path string, from any, to, why string) {
+	e.changes = append(e.changes, Change{Service: service, Path: path, From: line(from), To: to, Why: why})
+}
+
+// app is the service itself: it joins its sandbox and gives its network fields away.
+func (e *emitter) app(w *Workload) *yaml.Node {
+	svc, written := e.src.project.Services[w.Service], e.src.rawService(w.Service)
+	n := mapping("network_mode", types.ServicePrefix+w.Sandbox())
+	e.change(w.Service, "network_mode", svc.NetworkMode, types.ServicePrefix+w.Sandbox(), "the sandbox owns the network namespace")
+	for _, field := range append([]string{"networks"}, moved...) {
+		if v, ok := written[field]; ok {
+			add(n, field, reset())
+			e.change(w.Service, field, v, "services."+w.Sandbox()+"."+field, "the network namespace is the sandbox's")
+		}
+	}
+	if net, rest := e.sysctls(w.Service); len(net) > 0 {
+		if len(rest) > 0 {
+			add(n, "sysctls", override(rest))
+		} else {
+			add(n, "sysctls", reset())
+		}
+		e.change(w.Service, "sysctls", net, "services."+w.Sandbox()+".sysctls", "net.* belongs to the network namespace")
+	}
+	depends := mapping(w.Sandbox(), started(true), w.Proxy(), healthy())
+	depends.Content = append(depends.Content, e.linkedTo(w.Service).Content...)
+	add(n, "depends_on", depends)
+	e.change(w.Service, "depends_on", nil, line(depends), "it starts when it is protected and its proxy is ready")
+	add(n, "labels", e.identity(mesh.RoleApp, w.Service))
+	return n
+}
+
+// joiner is a service in the namespace of a workload: it follows it into the sandbox.
+func (e *emitter) joiner(j Joiner) *yaml.Node {
+	owner := e.plan.workload(j.Owner)
+	svc := e.src.project.Services[j.Service]
+	depends := mapping(owner.Sandbox(), started(true), owner.Proxy(), healthy())
+	if target := e.src.joined(svc); strings.HasPrefix(svc.NetworkMode, types.ServicePrefix) && !e.dependsOn(j.Service, target) {
+		add(depends, target, started(true)) // what network_mode: service:x implied
+	}
+	e.change(j.Service, "network_mode", svc.NetworkMode, types.ServicePrefix+owner.Sandbox(), "the namespace of "+j.Owner+" is its sandbox's")
+	return mapping("network_mode", types.ServicePrefix+owner.Sandbox(), "depends_on", depends,
+		"labels", mapping(labels.Mesh, projectName, labels.Workload, j.Owner))
+}
+
+// projectName is a variable that Compose sets: with it, -p and another clone's directory change nothing.
+const projectName = "${COMPOSE_PROJECT_NAME}"
+
+// identity are the labels that say what a container is in the mesh.
+func (e *emitter) identity(role mesh.Role, workload string) *yaml.Node {
+	n := mapping(labels.Mesh, projectName, labels.Role, string(role))
+	if workload != "" {
+		add(n, labels.Workload, workload)
+	}
+	return n
+}
+
+// noUpdates keeps Watchtower from replacing one container of a namespace alone.
+const noUpdates = "com.centurylinklabs.watchtower.enable"
+
+func started(restart bool) *yaml.Node {
+	return inline("condition", types.ServiceConditionStarted, "restart", restart)
+}
+
+func healthy() *yaml.Node {
+	return inline("condition", types.ServiceConditionHealthy, "restart", false)
+}
+
+// dependsOn reports whether a service has a depends_on entry of the user's own.
+func (e *emitter) dependsOn(service, target string) bool {
+	deps, _ := e.src.rawService(service)["depends_on"].(map[string]any)
+	_, ok := deps[target]
+	return ok
+}
+
+// linkedTo are the dependencies that the links of a service implied, which go with them.
+func (e *emitter) linkedTo(service string) *yaml.Node {
+	n := mapping()
+	for _, link := range e.src.project.Services[service].Links {
+		target, _, _ := strings.Cut(link, ":")
+		if !e.dependsOn(service, target) && child(n, target) == nil {
+			add(n, target, started(true))
+		}
+	}
+	return n
+}
+
+// links are the links of a service, with the sandboxes in the place of the workloads.
+func (e *emitter) links(service string) []string {
+	written, _ := e.field(service, "links").([]any)
+	var links []string
+	for _, l := range written {
+		link, _ := l.(string)
+		target, alias, ok := strings.Cut(link, ":")
+		if !ok {
+			alias = target
+		}
+		if e.plan.workload(target) != nil {
+			link = sandboxOf(target) + ":" + alias
+		}
+		links = append(links, link)
+	}
+	return links
+}
+
+// field is the value of a service's field as written, or resolved where that had to be.
+func (e *emitter) field(service, field string) any {
+	if !e.resolved[fieldOf{service, field}] {
+		return e.src.rawService(service)[field]
+	}
+	var all map[string]any
+	b, err := json.Marshal(e.src.project.Services[service])
+	if err == nil {
+		d := json.NewDecoder(strings.NewReader(string(b)))
+		d.UseNumber()
+		err = d.Decode(&all)
+	}
+	if err != nil { // the model comes from YAML: JSON holds all of it
+		return e.src.rawService(service)[field]
+	}
+	return escaped(all[field])
+}
+
+// escaped makes literals of all strings in v.
+func escaped(v any) any {
+	switch v := v.(type) {
+	case string:
+		return escape(v)
+	case []any:
+		for i := range v {
+			v[i] = escaped(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = escaped(v[k])
+		}
+	}
+	return v
+}
+
+// sandbox is the container that takes the service's place in its networks.
+func (e *emitter) sandbox(w *Workload) *yaml.Node {
+	n := e.ours("sandbox")
+	add(n, "user", "0:0")
+	add(n, "cap_drop", flow("ALL"))
+	add(n, "cap_add", flow("NET_ADMIN", "NET_RAW", "SETUID", "SETGID", "SETPCAP"))
+	add(n, "security_opt", flow("no-new-privileges:true"))
+	add(n, "read_only", true)
+	add(n, "tmpfs", flow("/run")) // the lock of iptables
+	add(n, "oom_score_adj", -900)
+	e.follow(n, w.Service)
+	add(n, "stop_grace_period", "1s")
+	add(n, "networks", e.networks(w))
+	for _, field := range moved {
+		switch field {
+		case "ports", "expose":
+			add(n, field, portsNode(e.field(w.Service, field)))
+		case "links":
+			add(n, field, e.links(w.Service))
+		default:
+			add(n, field, e.field(w.Service, field))
+		}
+	}
+	net, _ := e.sysctls(w.Service)
+	add(n, "sysctls", net)
+	environment := mapping()
+	for _, v := range [][2]string{
+		{"COMPOSURE_EXCLUDE_INBOUND_PORTS", w.ExcludeInboundPorts},
+		{"COMPOSURE_EXCLUDE_OUTBOUND_PORTS", w.ExcludeOutboundPorts},
+		{"COMPOSURE_EXCLUDE_OUTBOUND_CIDRS", w.ExcludeOutboundCIDRs},
+	} {
+		if v[1] != "" {
+			add(environment, v[0], v[1])
+		}
+	}
+	add(n, "environment", environment)
+	add(n, "labels", e.workloadLabels(mesh.RoleSandbox, w))
+	return n
+}
+
+// workloadLabels tell the keeper all about a workload.
+func (e *emitter) workloadLabels(role mesh.Role, w *Workload) *yaml.Node {
+	n := e.identity(role, w.Service)
+	add(n, labels.Services, strings.Join(w.Services, ","))
+	if len(w.Ports) > 0 {
+		add(n, labels.Ports, portList(w.Ports))
+	}
+	add(n, labels.Namespace, w.Namespace)
+	add(n, labels.ServiceAccount, w.ServiceAccount)
+	for _, k := range slices.Sorted(maps.Keys(w.Labels)) {
+		add(n, labels.SubsetPrefix+k, escape(w.Labels[k]))
+	}
+	add(n, noUpdates, "false")
+	return n
+}
+
+// ours begins a service of the mesh's own.
+func (e *emitter) ours(component string) *yaml.Node {
+	prefix, policy := e.cfg.ImagePrefix, types.PullPolicyMissing
+	if prefix == "" {
+		prefix, policy = "composure", types.PullPolicyNever
+	}
+	tag := e.cfg.Version
+	if component == "sandbox" {
+		tag = or(e.cfg.SandboxTag, tag)
+	}
+	return mapping("image", prefix+"/"+component+":"+tag, "pull_policy", policy, "attach", false)
+}
+
+// follow copies what decides whether and where a service's containers run.
+func (e *emitter) follow(n *yaml.Node, service string) {
+	svc, written := e.src.project.Services[service], e.src.rawService(service)
+	add(n, "restart", restart(svc, written))
+	add(n, "profiles", written["profiles"])
+	add(n, "userns_mode", written["userns_mode"])
+	if svc.GetScale() == 0 {
+		scale := written["scale"]
+		if deploy, ok := written["deploy"].(map[string]any); ok && scale == nil {
+			scale = deploy["replicas"]
+		}
+		add(n, "scale", scale)
+	}
+}
+
+// restart is the service's own restart policy; one that is never restarted itself still needs its network back.
+func restart(svc types.ServiceConfig, written map[string]any) any {
+	if svc.Restart != "" && svc.Restart != types.RestartPolicyNo {
+		return written["restart"]
+	}
+	if svc.Restart == "" && svc.Deploy != nil && svc.Deploy.RestartPolicy != nil {
+		switch svc.Deploy.RestartPolicy.Condition {
+		case "any", "":
+			return types.RestartPolicyAlways
+		}
+	}
+	return types.RestartPolicyOnFailure
+}
+
+// networks are the service's networks as written, with the names on each that the service's own container would
+// have answered to, and its names in the mesh.
+func (e *emitter) networks(w *Workload) *yaml.Node {
+	svc := e.src.project.Services[w.Service]
+	written, _ := e.field(w.Service, "networks").(map[string]any)
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for _, name := range slices.Sorted(maps.Keys(svc.Networks)) {
+		settings, _ := written[name].(map[string]any)
+		resolved := svc.Networks[name]
+		if resolved == nil {
+			resolved = &types.ServiceNetworkConfig{}
+		}
+		var aliases []string
+		if resolved.ServiceNameAliasEnabled() {
+			aliases = append(aliases, w.Service)
+		}
+		for _, name := range w.Services { // without the user's own aliases, which belong to one network
+			if isMeshName(svc, name) {
+				aliases = append(aliases, name)
+			}
+		}
+		aliases = append(aliases, e.containerName(w.Service))
+		if own, ok := settings["aliases"].([]any); ok {
+			for _, a := range own {
+				aliases = append(aliases, fmt.Sprint(a))
+			}
+		}
+		node := mapping("aliases", unique(aliases))
+		for _, k := range slices.Sorted(maps.Keys(settings)) {
+			if k != "aliases" {
+				add(node, k, settings[k])
+			}
+		}
+		add(n, name, node)
+	}
+	return n
+}
+
+// isMeshName reports whether name comes from a label or from SERVICE_NAME and its like.
+func isMeshName(svc types.ServiceConfig, name string) bool {
+	if name == svc.Labels[labels.Service] || name == environment(svc, "SERVICE_NAME") {
+		return true
+	}
+	return slices.ContainsFunc(registratorPorts(svc), func(port uint16) bool {
+		return name == environment(svc, fmt.Sprintf("SERVICE_%d_NAME", port))
+	})
+}
+
+func unique(list []string) []string {
+	var out []string
+	for _, v := range list {
+		if !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// containerName is the DNS name that Docker gives a service's container.
+func (e *emitter) containerName(service string) string {
+	if name, ok := e.src.rawService(service)["container_name"].(string); ok {
+		return name
+	}
+	return projectName + "-" + service + "-1"
+}
+
+// sysctls splits the service's sysctls into those of the network namespace and the rest.
+func (e *emitter) sysctls(service string) (net, rest map[string]any) {
+	net, rest = map[string]any{}, map[string]any{}
+	put := func(key string, v any) {
+		if strings.HasPrefix(key, "net.") {
+			net[key] = v
+		} else {
+			rest[key] = v
+		}
+	}
+	switch written := e.field(service, "sysctls").(type) {
+	case map[string]any:
+		for k, v := range written {
+			put(k, v)
+		}
+	case []any:
+		for _, entry := range written {
+			k, v, _ := strings.Cut(fmt.Sprint(entry), "=")
+			put(k, v)
+		}
+	}
+	return net, rest
+}
+
+// portsNode writes ports and exposed ports as quoted strings, and long where a short form does not say it all.
+func portsNode(v any) *yaml.Node {
+	written, ok := v.([]any)
+	if !ok {
+		return nil
+	}
+	n := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, entry := range written {
+		if m, ok := entry.(map[string]any); ok {
+			n.Content = append(n.Content, portNode(m))
+		} else {
+			n.Content = append(n.Content, value(fmt.Sprint(entry)))
+		}
+	}
+	return n
+}
+
+func portNode(m map[string]any) *yaml.Node {
+	for k, v := range m {
+		switch k {
+		case "target":
+			if _, ok := v.(uint32); !ok {
+				if _, ok := v.(int); !ok {
+					return value(m)
+				}
+			}
+		case "mode":
+			if v != "ingress" {
+				return value(m)
+			}
+		case "host_ip":
+			if ip := fmt.Sprint(v); strings.ContainsAny(ip, ":$") || m["published"] == nil {
+				return value(m)
+			}
+		case "published":
+			if strings.ContainsAny(fmt.Sprint(v), "$:") {
+				return value(m)
+			}
+		case "protocol":
+			if v != "tcp" && v != "udp" {
+				return value(m)
+			}
+		default:
+			return value(m)
+		}
+	}
+	short := fmt.Sprint(m["target"])
+	if p := m["published"]; p != nil && p != "" {
+		short = fmt.Sprint(p) + ":" + short
+	}
+	if ip := m["host_ip"]; ip != nil && ip != "" {
+		short = fmt.Sprint(ip) + ":" + short
+	}
+	if m["protocol"] == "udp" {
+		short += "/udp"
+	}
+	return value(short)
+}

@@ -1,0 +1,98 @@
+package compose
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"gopkg.in/yaml.v3"
+)
+
+// flatten makes one file of the project and its override, with variables as they are written, and verifies that
+// it says the same as the two. A field that would not, for the way that Compose reads short forms with variables
+// in them, is written with its variables resolved.
+func (s *Source) flatten(ctx context.Context, version, dir string, project *merged) ([]byte, error) {
+	model, err := loader.LoadModelWithContext(ctx, project.config, raw, func(o *loader.Options) { o.SetProjectName(s.Name, true) })
+	if err != nil {
+		return nil, fmt.Errorf("flatten the project: %w", err)
+	}
+	for _, key := range []string{headerKey, "include", "version"} {
+		delete(model, key)
+	}
+	services, _ := model["services"].(map[string]any)
+	for _, svc := range services {
+		if m, ok := svc.(map[string]any); ok {
+			delete(m, "extends")
+		}
+	}
+	e := &emitter{src: &Source{project: project.Project, raw: model}, resolved: map[fieldOf]bool{}}
+	for {
+		body, err := encode(fullBody(model))
+		if err != nil {
+			return nil, fmt.Errorf("encode the flattened file: %w", err)
+		}
+		out, err := s.render(dir, version, body)
+		if err != nil {
+			return nil, err
+		}
+		diffs, err := s.compareFull(ctx, dir, out, project.Project)
+		if err != nil {
+			return nil, err
+		}
+		if len(diffs) == 0 {
+			return out, nil
+		}
+		if !e.resolve(diffs) {
+			return nil, fmt.Errorf("the flattened file would not say the same as the project and its override, so nothing is written: %w", diffs[0])
+		}
+		for f := range e.resolved {
+			if m, ok := services[f.service].(map[string]any); ok {
+				m[f.field] = e.field(f.service, f.field)
+			}
+		}
+	}
+}
+
+// fullBody is the model with services first.
+func fullBody(model map[string]any) *yaml.Node {
+	rest := map[string]any{}
+	for k, v := range model {
+		if k != "services" {
+			rest[k] = v
+		}
+	}
+	n := mapping("services", model["services"])
+	n.Content = append(n.Content, value(rest).Content...)
+	return n
+}
+
+func (s *Source) compareFull(ctx context.Context, dir string, content []byte, want *types.Project) ([]diff, error) {
+	config := s.config
+	config.WorkingDir = dir
+	config.ConfigFiles = []types.ConfigFile{{Filename: filepath.Join(dir, meshOutput), Content: content}}
+	got, err := loader.LoadWithContext(ctx, config, resolved, func(o *loader.Options) { o.SetProjectName(s.Name, true) })
+	if err != nil {
+		return nil, fmt.Errorf("the flattened file does not load, so nothing is written: %w", err)
+	}
+	var diffs []diff
+	names := want.ServiceNames()
+	slices.Sort(names)
+	for _, name := range names {
+		diffs = append(diffs, compareServices(name, want.Services[name], got.Services[name])...)
+	}
+	for _, c := range []struct {
+		field     string
+		want, got any
+	}{
+		{"networks", want.Networks, got.Networks}, {"volumes", want.Volumes, got.Volumes},
+		{"secrets", want.Secrets, got.Secrets}, {"configs", want.Configs, got.Configs},
+	} {
+		if !equal(c.want, c.got) {
+			diffs = append(diffs, diff{field: c.field, want: c.want, got: c.got})
+		}
+	}
+	return diffs, nil
+}

@@ -1,0 +1,166 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite the golden files")
+
+// shared is where the corpora are, beside the repository.
+const shared = "../../shared/corpora"
+
+var testConfig = Config{Version: "1.0.0", SandboxTag: "5a9db0c5"}
+
+// inject loads a project in dir, with files as -f flags, and injects it.
+func inject(t *testing.T, dir string, cfg Config, files ...string) (*Source, *Result) {
+	t.Helper()
+	s, err := Load(context.Background(), Options{WorkingDir: dir, Files: files, Env: testEnv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Inject(context.Background(), s, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, r
+}
+
+var testEnv = []string{"HOME=/root", "PATH=" + os.Getenv("PATH")}
+
+// report is what a golden file holds beside the override.
+func report(r *Result) []byte {
+	var b bytes.Buffer
+	b.Write(r.Output)
+	for _, w := range r.Warnings {
+		b.WriteString("# warning: " + w.String() + "\n")
+	}
+	return b.Bytes()
+}
+
+// golden compares got with a golden file.
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *rewrite {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("output differs from %s (-want +got):\n%s", path, diff)
+	}
+}
+
+// accepted asks the compose plugin whether it takes the files. It is skipped where there is no plugin.
+func accepted(t *testing.T, dir string, files ...string) {
+	t.Helper()
+	if err := exec.Command("docker", "compose", "version").Run(); err != nil {
+		t.Log("not checked with docker compose: there is no plugin")
+		return
+	}
+	args := []string{"compose"}
+	for _, f := range files {
+		args = append(args, "-f", f)
+	}
+	cmd := exec.Command("docker", append(args, "--profile", "*", "config", "-q", "--no-env-resolution")...)
+	cmd.Dir, cmd.Env = dir, testEnv
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("docker compose refuses the project with the override: %v\n%s", err, out)
+	}
+}
+
+// check injects a file in a copy of its own, compares with the golden, and checks what holds for every project.
+func check(t *testing.T, in, out string, cfg Config) {
+	t.Helper()
+	content, err := os.ReadFile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "shop")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	base := filepath.Join(dir, "compose.yaml")
+	if err := os.WriteFile(base, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, first := inject(t, dir, cfg)
+	golden(t, out, report(first))
+	if !first.Automatic || filepath.Base(first.Path) != autoOutput {
+		t.Errorf("output is %s (automatic: %v), want compose.override.yaml", first.Path, first.Automatic)
+	}
+	if changed, err := first.Write(); err != nil || !changed {
+		t.Fatalf("first write: changed %v, error %v", changed, err)
+	}
+	accepted(t, dir, "compose.yaml", autoOutput)
+
+	_, second := inject(t, dir, cfg)
+	if !bytes.Equal(first.Output, second.Output) {
+		t.Errorf("a second run gives other bytes:\n%s", cmp.Diff(string(first.Output), string(second.Output)))
+	}
+	if changed, err := second.Write(); err != nil || changed {
+		t.Errorf("second write: changed %v, error %v", changed, err)
+	}
+	removed, err := Uninject(Options{WorkingDir: dir, Env: testEnv})
+	if err != nil || len(removed) != 1 || removed[0] != first.Path {
+		t.Errorf("uninject removed %v, error %v, want %s", removed, err, first.Path)
+	}
+	if left, err := os.ReadFile(base); err != nil || !bytes.Equal(left, content) {
+		t.Errorf("the user's file was changed (%v)", err)
+	}
+}
+
+func TestGolden(t *testing.T) {
+	cases, err := filepath.Glob("testdata/*/in.yaml")
+	if err != nil || len(cases) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, in := range cases {
+		dir := filepath.Dir(in)
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			cfg := testConfig
+			if filepath.Base(dir) == "ingress" {
+				cfg.Ingress = []PortMap{{Host: "30080", Gateway: 80}, {Host: "127.0.0.1:30443", Gateway: 443}}
+				cfg.LogLevel, cfg.AccessLog, cfg.TrustDomain, cfg.CertLifetime = "debug", "json", "example.org", 5*time.Minute
+			}
+			check(t, in, filepath.Join(dir, "out.yaml"), cfg)
+		})
+	}
+}
+
+// TestCorpora injects compose files that others wrote.
+func TestCorpora(t *testing.T) {
+	files, err := filepath.Glob(shared + "/compose/*/compose.y*ml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	consul := shared + "/istio-1.0.6/platform/consul/bookinfo.yaml"
+	if _, err := os.Stat(consul); err == nil {
+		files = append(files, consul)
+	}
+	if len(files) == 0 {
+		t.Skipf("the corpora are not at %s", shared)
+	}
+	for _, in := range files {
+		name := filepath.Base(filepath.Dir(in))
+		t.Run(name, func(t *testing.T) {
+			check(t, in, filepath.Join("testdata", "corpora", name+".yaml"), testConfig)
+		})
+	}
+}

@@ -1,0 +1,223 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+	"net/netip"
+)
+
+// Config is how to inject. Version is required.
+type Config struct {
+	// Version is the tag of the images, SandboxTag that of the sandbox's; empty is Version.
+	Version, SandboxTag string
+	// ImagePrefix comes before /<component>; empty is "composure", whose images meshctl loads itself and which
+	// are never pulled. Images of another prefix are pulled where they are missing.
+	ImagePrefix string
+	// Ingress are the ports of istio-ingressgateway; without any there is none.
+	Ingress []PortMap
+	// LogLevel, AccessLog, TrustDomain and CertLifetime are handed to the components; zero is their default.
+	LogLevel, AccessLog, TrustDomain string
+	CertLifetime                     time.Duration
+	// Out is the output file, "-" for none; empty chooses one (Result.Path).
+	Out string
+	// Full writes one flattened file instead of an override.
+	Full bool
+}
+
+// Change is one field that inject changes.
+type Change struct {
+	Service  string // compose service
+	Path     string // of the field below the service
+	From, To string // YAML, on one line; To may be the path that a value moved to
+	Why      string
+}
+
+// Result is what inject has to say and to write.
+type Result struct {
+	// Output is the content of the file at Path. Path is empty where it goes to standard output.
+	Output []byte
+	Path   string
+	// Automatic says that Compose reads Path by itself: plain `docker compose up` is all there is to do.
+	Automatic bool
+	// ComposeFile is the line COMPOSE_FILE=… that makes Compose read the right files, Flags the same as -f flags;
+	// both empty if Automatic.
+	ComposeFile string
+	Flags       []string
+	Changes     []Change
+	Warnings    []Warning
+	// Notes are about the project as a whole: files that Compose would drop in silence.
+	Notes []string
+
+	obsolete []string // outputs of earlier runs that would get in the way
+}
+
+// ErrNothing says that no service of the project can be in the mesh.
+var ErrNothing = errors.New("no service of the project can be in the mesh")
+
+// Inject makes the output for a project. It writes nothing: Result.Write does.
+func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
+	if cfg.Version == "" {
+		return nil, errors.New("inject: the version of the images is not set")
+	}
+	plan, err := s.Plan()
+	if err != nil {
+		return nil, err
+	}
+	if len(plan.Workloads) == 0 {
+		reasons := make([]string, len(plan.Warnings))
+		for i, w := range plan.Warnings {
+			reasons[i] = w.String()
+		}
+		return nil, fmt.Errorf("%w: %s", ErrNothing, strings.Join(reasons, "; "))
+	}
+	res := &Result{Warnings: plan.Warnings}
+	if err := s.choose(res, cfg); err != nil {
+		return nil, err
+	}
+	dir := s.Dir
+	if res.Path != "" {
+		dir = filepath.Dir(res.Path)
+	}
+	e := &emitter{src: s, plan: plan, cfg: cfg, resolved: map[fieldOf]bool{}}
+	var project *merged
+	for { // until every value that can't be moved as it is written is moved as it is meant
+		if res.Output, err = e.output(dir); err != nil {
+			return nil, err
+		}
+		if project, err = s.merge(ctx, res.Output); err != nil {
+			return nil, fmt.Errorf("the project does not load together with the override that inject made for it, so nothing is written: %w", err)
+		}
+		diffs := e.verify(project.Project)
+		if len(diffs) == 0 {
+			break
+		}
+		if !e.resolve(diffs) {
+			return nil, fmt.Errorf("inject would change more than it should, so nothing is written: %w", errors.Join(diffErrors(s, diffs)...))
+		}
+	}
+	res.Changes = e.changes
+	if cfg.Full {
+		if res.Output, err = s.flatten(ctx, cfg.Version, dir, project); err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
+}
+
+// choose decides where the output goes and what Compose must be told.
+func (s *Source) choose(res *Result, cfg Config) error {
+	home := filepath.Dir(s.Files[0])
+	auto := s.discovered && len(s.Files) == 1 && !cfg.Full
+	switch {
+	case cfg.Out == "-":
+	case cfg.Out != "":
+		res.Path = s.abs(cfg.Out)
+		auto = auto && filepath.Dir(res.Path) == home && filepath.Base(res.Path) == autoOutput
+	case auto:
+		res.Path = filepath.Join(home, autoOutput)
+	default:
+		res.Path = filepath.Join(home, meshOutput)
+	}
+	res.Automatic = auto && res.Path != ""
+	if slices.Contains(s.Files, res.Path) {
+		return fmt.Errorf("-o %s is one of the project's own compose files: want another name", relative(s.workingDir, res.Path))
+	}
+	if s.discovered && !res.Automatic && res.Path != "" {
+		// Compose takes one override file: an automatic one of an earlier run would hide the user's.
+		for _, f := range s.Ours {
+			if f != res.Path && filepath.Base(f) == autoOutput {
+				res.obsolete = append(res.obsolete, f)
+			}
+		}
+	}
+	if !res.Automatic && res.Path != "" {
+		files := append(slices.Clone(s.Files), res.Path)
+		if cfg.Full {
+			files = []string{res.Path}
+		}
+		for i, f := range files {
+			files[i] = relative(s.workingDir, f)
+			res.Flags = append(res.Flags, "-f", files[i])
+		}
+		res.ComposeFile = "COMPOSE_FILE=" + strings.Join(files, s.separator)
+	}
+	return nil
+}
+
+// The names of output files. Compose reads the first by itself.
+const (
+	autoOutput = "compose.override.yaml"
+	meshOutput = "compose.mesh.yaml"
+)
+
+// PortMap publishes a port of the ingress gateway.
+type PortMap struct {
+	Host    string // "30080" or "127.0.0.1:30080"
+	Gateway uint16
+}
+
+// ParsePortMap reads [IP:]HOSTPORT[:GATEWAYPORT]; the gateway's port is 80 where it is not given. An IPv6
+// address stands in brackets.
+func ParsePortMap(v string) (PortMap, error) {
+	bad := func() (PortMap, error) {
+		return PortMap{}, fmt.Errorf("ingress %q: want [IP:]HOSTPORT[:GATEWAYPORT], such as 30080 or 127.0.0.1:8443:443", v)
+	}
+	ip, rest := "", v
+	if i := strings.LastIndex(v, "]:"); i >= 0 {
+		ip, rest = v[:i+1], v[i+2:]
+	} else if first, after, ok := strings.Cut(v, ":"); ok && strings.Contains(first, ".") {
+		ip, rest = first, after
+	}
+	if ip != "" {
+		if _, err := netip.ParseAddr(strings.Trim(ip, "[]")); err != nil {
+			return bad()
+		}
+		ip += ":"
+	}
+	host, gateway, ok := strings.Cut(rest, ":")
+	if !ok {
+		gateway = "80"
+	}
+	if _, err := parsePort(host); err != nil {
+		return bad()
+	}
+	port, err := parsePort(gateway)
+	if err != nil {
+		return bad()
+	}
+	return PortMap{Host: ip + host, Gateway: port}, nil
+}
+
+// line is a YAML value on one line, for people.
+func line(v any) string {
+	n := value(v)
+	if n == nil {
+		return ""
+	}
+	n = flowed(n)
+	b, err := yaml.Marshal(n)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func flowed(n *yaml.Node) *yaml.Node {
+	c := *n
+	c.Style |= yaml.FlowStyle
+	if c.Kind == yaml.ScalarNode {
+		c.Style = 0
+	}
+	c.Content = nil
+	for _, child := range n.Content {
+		c.Content = append(c.Content, flowed(child))
+	}
+	return &c
+}

@@ -1,0 +1,174 @@
+package compose
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+// Gateway is the compose service of the ingress gateway, and its workload.
+const Gateway = "istio-ingressgateway"
+
+// The volumes that inject adds: the planes' sockets, and the state of the two planes that keep one.
+const (
+	runVolume     = "composure-run"
+	pilotVolume   = "composure-pilot"
+	citadelVolume = "composure-citadel"
+)
+
+// plane is one of the mesh's control services.
+type plane struct {
+	role  mesh.Role
+	uid   int
+	state string // its volume at mesh.StateDir
+}
+
+// planes in the order of the file.
+var planes = []plane{
+	{role: mesh.RoleKeeper, uid: mesh.UIDKeeper},
+	{role: mesh.RolePilot, uid: mesh.UIDPilot, state: pilotVolume},
+	{role: mesh.RoleCitadel, uid: mesh.UIDCitadel, state: citadelVolume},
+	{role: mesh.RoleMixer, uid: mesh.UIDMixer},
+}
+
+func (p plane) service() string { return "composure-" + string(p.role) }
+
+// dockerSocket is the engine's socket on the host; rootless engines have theirs elsewhere.
+const dockerSocket = "${COMPOSURE_DOCKER_SOCK:-/var/run/docker.sock}:/var/run/docker.sock"
+
+func (e *emitter) plane(p plane) *yaml.Node {
+	n := e.ours(string(p.role))
+	volumes := []string{runVolume + ":" + mesh.RunDir}
+	if p.state != "" {
+		volumes = append(volumes, p.state+":"+mesh.StateDir)
+	}
+	options := []string{"no-new-privileges:true"}
+	if p.role == mesh.RoleKeeper {
+		// It starts as root to open the engine's socket and drops to its own uid. In the host's namespaces the
+		// kernel tells it the pids of its callers.
+		add(n, "user", "0:0")
+		add(n, "pid", "host")
+		add(n, "userns_mode", "host")
+		volumes = append(volumes, dockerSocket)
+		options = append(options, "label=disable")
+		add(n, "cap_drop", flow("ALL"))
+		add(n, "cap_add", flow("SETUID", "SETGID"))
+	} else {
+		add(n, "user", fmt.Sprintf("%d:%d", p.uid, p.uid))
+		add(n, "cap_drop", flow("ALL"))
+	}
+	add(n, "security_opt", flow(options...))
+	add(n, "network_mode", "none")
+	add(n, "read_only", true)
+	add(n, "tmpfs", flow(fmt.Sprintf("/run/admin:mode=0700,uid=%d,gid=%d", p.uid, p.uid)))
+	add(n, "volumes", volumes)
+	add(n, "restart", "unless-stopped")
+	settings := e.settings(e.cfg.LogLevel)
+	if p.role == mesh.RoleCitadel && e.cfg.CertLifetime > 0 {
+		add(settings, "COMPOSURE_CERT_LIFETIME", e.cfg.CertLifetime.String())
+	}
+	add(n, "environment", settings)
+	role := e.identity(p.role, "")
+	add(role, noUpdates, "false")
+	add(n, "labels", role)
+	return n
+}
+
+// settings is the environment that all components share.
+func (e *emitter) settings(logLevel string) *yaml.Node {
+	n := mapping("COMPOSURE_MESH", projectName)
+	if logLevel != "" {
+		add(n, "COMPOSURE_LOG_LEVEL", logLevel)
+	}
+	if e.cfg.TrustDomain != "" {
+		add(n, "COMPOSURE_TRUST_DOMAIN", e.cfg.TrustDomain)
+	}
+	return n
+}
+
+// proxy is the sidecar of a workload, in its sandbox's network namespace.
+func (e *emitter) proxy(w *Workload) *yaml.Node {
+	n := e.dataPlane(or(w.ProxyLogLevel, e.cfg.LogLevel), nil)
+	e.follow(n, w.Service)
+	add(n, "network_mode", "service:"+w.Sandbox())
+	if w.ProxyMemory != "" {
+		add(n, "mem_limit", w.ProxyMemory)
+	}
+	depends := mapping(w.Sandbox(), started(true))
+	depends.Content = append(depends.Content, onPlanes().Content...)
+	add(n, "depends_on", depends)
+	add(n, "labels", e.workloadLabels(mesh.RoleProxy, w))
+	return n
+}
+
+// dataPlane begins a proxy or gateway.
+func (e *emitter) dataPlane(logLevel string, gatewayPorts []string) *yaml.Node {
+	n := e.ours("proxy")
+	add(n, "user", fmt.Sprintf("%d:%d", mesh.UIDProxy, mesh.UIDProxy))
+	add(n, "cap_drop", flow("ALL"))
+	add(n, "security_opt", flow("no-new-privileges:true"))
+	add(n, "volumes", flow(runVolume+":"+mesh.RunDir+":ro"))
+	settings := e.settings(logLevel)
+	if e.cfg.AccessLog != "" {
+		add(settings, "COMPOSURE_ACCESS_LOG", e.cfg.AccessLog)
+	}
+	if len(gatewayPorts) > 0 {
+		add(settings, "COMPOSURE_GATEWAY_PORTS", strings.Join(gatewayPorts, ","))
+	}
+	add(n, "environment", settings)
+	// The probe blocks: it answers as soon as the proxy is ready, and fails after 25 s in which it never was.
+	// Four of them give a slow machine more than 100 s for the first certificate and snapshot. A start_period
+	// would make engines from version 25 probe every 5 s at first, start_interval is unknown to older ones.
+	add(n, "healthcheck", mapping("test", flow("CMD", "/proxy", "ready", "--wait", "25s"),
+		"interval", "1s", "timeout", "30s", "retries", 4))
+	add(n, "stop_grace_period", "35s") // time to drain
+	return n
+}
+
+func onPlanes() *yaml.Node {
+	n := mapping()
+	for _, p := range planes {
+		add(n, p.service(), started(false))
+	}
+	return n
+}
+
+// gateway is the ingress gateway: a proxy in a container of its own, on every network with workloads.
+func (e *emitter) gateway() *yaml.Node {
+	var networks, published, ports, known []string
+	for i := range e.plan.Workloads {
+		for name := range e.src.project.Services[e.plan.Workloads[i].Service].Networks {
+			networks = append(networks, name)
+		}
+	}
+	slices.Sort(networks)
+	for _, p := range e.cfg.Ingress {
+		port := strconv.Itoa(int(p.Gateway))
+		published = append(published, p.Host+":"+port)
+		ports = append(ports, port)
+		known = append(known, port+"/"+string(mesh.ProtocolHTTP))
+	}
+	n := e.dataPlane(e.cfg.LogLevel, unique(ports))
+	add(n, "restart", "unless-stopped")
+	add(n, "networks", unique(networks))
+	add(n, "ports", published)
+	// Ports below 1024 need no privilege then; engines from version 20.10 set it by themselves.
+	add(n, "sysctls", mapping("net.ipv4.ip_unprivileged_port_start", "0"))
+	add(n, "depends_on", onPlanes())
+	identity := e.identity(mesh.RoleGateway, Gateway)
+	add(identity, labels.Services, Gateway)
+	add(identity, labels.Ports, strings.Join(unique(known), ","))
+	add(identity, labels.Namespace, mesh.DefaultNamespace)
+	add(identity, labels.ServiceAccount, Gateway)
+	add(identity, labels.SubsetPrefix+"app", Gateway)
+	add(identity, labels.SubsetPrefix+"istio", "ingressgateway")
+	add(identity, noUpdates, "false")
+	add(n, "labels", identity)
+	return n
+}

@@ -1,0 +1,269 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/consts"
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// Options say which project to load, in the words of docker compose.
+type Options struct {
+	// WorkingDir is where the command runs; relative paths start there. Empty is the current directory.
+	WorkingDir string
+	// Files are the -f flags. Empty means what Compose does: COMPOSE_FILE, else compose.yaml and its override
+	// file, looked for here and in the parent directories.
+	Files []string
+	// ProjectDir is --project-directory; empty is the directory of the first file.
+	ProjectDir string
+	// ProjectName is -p; empty means COMPOSE_PROJECT_NAME, the file's name key, the directory's name.
+	ProjectName string
+	// EnvFiles are the --env-file flags; empty is .env.
+	EnvFiles []string
+	// Env is the process's environment, KEY=VALUE. It wins over the files.
+	Env []string
+}
+
+// Source is a loaded project. It is never changed.
+type Source struct {
+	// Name is the project's name, Dir its directory.
+	Name, Dir string
+	// Files are the compose files it was made of, absolute, in order; files that meshctl wrote are not among
+	// them but in Ours.
+	Files, Ours []string
+
+	workingDir string
+	discovered bool   // Compose finds Files by itself
+	separator  string // of COMPOSE_FILE
+	config     types.ConfigDetails
+	inputs     map[string][]byte // everything that was read, by absolute path
+	project    *types.Project    // resolved, all profiles
+	raw        map[string]any    // merged, with ${…} intact
+}
+
+// Load reads a project. Its errors are Compose's own: they name the file, the service and the field.
+func Load(ctx context.Context, opts Options) (*Source, error) {
+	s, err := open(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.load(ctx, opts.ProjectName); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// open finds and reads a project's files.
+func open(opts Options) (*Source, error) {
+	s := &Source{inputs: map[string][]byte{}}
+	var err error
+	if s.workingDir, err = filepath.Abs(opts.WorkingDir); err != nil {
+		return nil, fmt.Errorf("working directory %q: %w", opts.WorkingDir, err)
+	}
+	env, err := s.environment(s.workingDir, types.Mapping{}, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.selectFiles(opts.Files, env); err != nil {
+		return nil, err
+	}
+	s.Dir = filepath.Dir(s.Files[0])
+	if opts.ProjectDir != "" {
+		s.Dir = s.abs(opts.ProjectDir)
+	}
+	if s.Dir != s.workingDir { // then its .env counts too, for what is not set yet
+		if env, err = s.environment(s.Dir, env, opts); err != nil {
+			return nil, err
+		}
+	}
+	s.config = types.ConfigDetails{WorkingDir: s.Dir, Environment: env}
+	for _, f := range s.Files {
+		s.config.ConfigFiles = append(s.config.ConfigFiles, types.ConfigFile{Filename: f, Content: s.inputs[f]})
+	}
+	return s, nil
+}
+
+func (s *Source) abs(p string) string {
+	if filepath.IsAbs(p) {
+		return filepath.Clean(p)
+	}
+	return filepath.Join(s.workingDir, p)
+}
+
+// environment is known plus the process's environment plus the env files, the earlier winning.
+func (s *Source) environment(dir string, known types.Mapping, opts Options) (types.Mapping, error) {
+	files := make([]string, len(opts.EnvFiles))
+	for i, f := range opts.EnvFiles {
+		files[i] = s.abs(f)
+	}
+	o, err := cli.NewProjectOptions(nil, cli.WithWorkingDirectory(dir), cli.WithEnv(opts.Env),
+		func(o *cli.ProjectOptions) error { o.Environment.Merge(known); return nil },
+		cli.WithEnvFiles(files...), cli.WithDotEnv)
+	if err != nil {
+		return nil, fmt.Errorf("read the env files of %s: %w", dir, err)
+	}
+	return o.Environment, nil
+}
+
+// selectFiles finds the project's files and reads them.
+func (s *Source) selectFiles(flags []string, env types.Mapping) error {
+	s.separator = env[consts.ComposePathSeparator]
+	if s.separator == "" {
+		s.separator = string(os.PathListSeparator)
+	}
+	wanted := flags
+	if len(wanted) == 0 && env[consts.ComposeFilePath] != "" {
+		wanted = strings.Split(env[consts.ComposeFilePath], s.separator)
+	}
+	if len(wanted) == 0 {
+		s.discovered = true
+		if wanted = s.discover(); len(wanted) == 0 {
+			return fmt.Errorf("no compose file in %s or its parents: want one of %s, or -f FILE",
+				s.workingDir, strings.Join(cli.DefaultFileNames, ", "))
+		}
+	}
+	hidden := false
+	for i, f := range wanted {
+		if f == "-" {
+			return errors.New("a compose file on standard input can't be injected: the override needs a file to stand beside; save it and name it with -f")
+		}
+		path := s.abs(f)
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("read compose file: %w", err)
+		}
+		override := s.discovered && i > 0 // Compose takes one override file only: the first that is the user's
+		switch _, ours := readHeader(content); {
+		case ours:
+			s.Ours = append(s.Ours, path)
+		case !override || !hidden:
+			s.Files = append(s.Files, path)
+			s.inputs[path] = content
+			hidden = override
+		}
+	}
+	if len(s.Files) == 0 {
+		return fmt.Errorf("%s is what meshctl wrote itself: want the project's own compose file", s.Ours[0])
+	}
+	return nil
+}
+
+// discover lists the default compose file of the working directory or the nearest parent that has one, then
+// the override files beside it in Compose's order.
+func (s *Source) discover() []string {
+	for dir := s.workingDir; ; dir = filepath.Dir(dir) {
+		if base := existing(dir, cli.DefaultFileNames); len(base) > 0 {
+			return append(base[:1:1], existing(dir, cli.DefaultOverrideFileNames)...)
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
+}
+
+func existing(dir string, names []string) []string {
+	var found []string
+	for _, n := range names {
+		if p := filepath.Join(dir, n); fileExists(p) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// load makes the two models.
+func (s *Source) load(ctx context.Context, name string) error {
+	explicit := true
+	if name == "" {
+		name = s.config.Environment[consts.ComposeProjectName]
+	}
+	if name == "" { // a name key in the files wins over this
+		name, explicit = loader.NormalizeProjectName(filepath.Base(s.Dir)), false
+	}
+	var err error
+	s.project, err = loader.LoadWithContext(ctx, s.config, resolved, func(o *loader.Options) {
+		o.SetProjectName(name, explicit)
+		o.Listeners = append(o.Listeners, s.record)
+	})
+	if err != nil {
+		return fmt.Errorf("load the compose project: %w", err)
+	}
+	s.Name = s.project.Name
+	s.raw, err = loader.LoadModelWithContext(ctx, s.config, raw, func(o *loader.Options) { o.SetProjectName(s.Name, true) })
+	if err != nil {
+		return fmt.Errorf("load the compose project without resolving its variables: %w", err)
+	}
+	return nil
+}
+
+// resolved are the load options of the model that decisions are made on. Env files are not opened: what they
+// hold is the application's.
+func resolved(o *loader.Options) {
+	o.Profiles = []string{"*"}
+	o.SkipResolveEnvironment = true
+}
+
+// raw are the load options of the model that values are copied from. The resolved model was validated already.
+func raw(o *loader.Options) {
+	o.SkipInterpolation = true
+	o.SkipValidation = true
+	o.SkipNormalization = true
+	o.SkipConsistencyCheck = true
+	o.ResolvePaths = false
+}
+
+// record notes the files that are included or extended: they are inputs too. One that can't be read here comes
+// from elsewhere (a git repository) and does not count.
+func (s *Source) record(event string, metadata map[string]any) {
+	var paths []string
+	dir, _ := metadata["workingdir"].(string)
+	switch event {
+	case "include":
+		paths, _ = metadata["path"].(types.StringList)
+	case "extends":
+		if file, ok := metadata["file"].(string); ok {
+			paths = []string{file}
+		}
+	}
+	for _, p := range paths {
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(s.Dir, p)
+			if dir != "" && filepath.IsAbs(dir) {
+				p = filepath.Join(dir, filepath.Base(p))
+			}
+		}
+		if _, known := s.inputs[p]; known {
+			continue
+		}
+		if content, err := os.ReadFile(p); err == nil {
+			s.inputs[p] = content
+		}
+	}
+}
+
+// rawService is a service as written, merged over all files.
+func (s *Source) rawService(name string) map[string]any {
+	services, _ := s.raw["services"].(map[string]any)
+	service, _ := services[name].(map[string]any)
+	return service
+}
+
+// services are all services' names, sorted.
+func (s *Source) services() []string {
+	names := s.project.ServiceNames()
+	slices.Sort(names)
+	return names
+}
