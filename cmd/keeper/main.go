@@ -1,0 +1,50 @@
+// Keeper is the node agent of a mesh, the only part of it that talks to the Docker engine.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/composure-mesh/composure/internal/component"
+	"github.com/composure-mesh/composure/keeper"
+	"github.com/composure-mesh/composure/keeper/docker"
+	"github.com/composure-mesh/composure/mesh"
+)
+
+// engineSocket is where the engine's socket is mounted in the keeper's container.
+const engineSocket = "/var/run/docker.sock"
+
+func main() {
+	component.Main("keeper", map[string]component.Command{"": run, "dial": component.Dial})
+}
+
+func run(ctx context.Context, log *slog.Logger, _ []string) error {
+	name := os.Getenv("COMPOSURE_MESH")
+	if name == "" {
+		return errors.New("COMPOSURE_MESH is not set: it is the name of the mesh, which the label composure.mesh carries")
+	}
+	if err := keeper.DropPrivileges(engineSocket, mesh.Dir(mesh.RoleKeeper), log); err != nil {
+		return err
+	}
+	engine, err := docker.New(engineSocket)
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	k, err := keeper.New(keeper.Config{
+		Scope:      keeper.Scope{Mesh: name, TrustDomain: cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain)},
+		Engine:     engine,
+		Socket:     mesh.Socket(mesh.RoleKeeper),
+		BundleFile: mesh.TrustBundle,
+		AttestKey:  mesh.AttestKey,
+		Version:    component.Version,
+		Log:        log,
+	})
+	if err != nil {
+		return err
+	}
+	return k.Run(ctx)
+}

@@ -1,0 +1,269 @@
+// Package docker is the keeper's engine.
+package docker
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/client"
+	"github.com/docker/go-connections/nat"
+	"golang.org/x/sys/unix"
+
+	"github.com/composure-mesh/composure/keeper"
+	"github.com/composure-mesh/composure/mesh"
+)
+
+// callTimeout bounds one question; an engine under load answers in seconds.
+const callTimeout = 10 * time.Second
+
+// Engine is a Docker engine behind a unix socket. It implements keeper.Engine.
+type Engine struct{ api *client.Client }
+
+// New makes the client; it connects with the first question.
+func New(socket string) (*Engine, error) {
+	api, err := client.NewClientWithOpts(client.WithHost("unix://"+socket), client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, fmt.Errorf("docker engine: %w", err)
+	}
+	return &Engine{api: api}, nil
+}
+
+// List implements keeper.Engine.
+func (e *Engine) List(ctx context.Context, key, value string) ([]keeper.Listed, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	all, err := e.api.ContainerList(ctx, container.ListOptions{
+		All: true, Filters: filters.NewArgs(filters.Arg("label", key+"="+value)),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list containers of the docker engine: %w", err)
+	}
+	list := make([]keeper.Listed, len(all))
+	for i, c := range all {
+		list[i] = keeper.Listed{ID: c.ID, State: string(c.State) + health(c.Status), Labels: c.Labels}
+	}
+	return list, nil
+}
+
+// health is the bracketed end of a status such as "Up 3 seconds (healthy)".
+func health(status string) string {
+	if i := strings.LastIndexByte(status, '('); i >= 0 && strings.HasSuffix(status, ")") {
+		return status[i:]
+	}
+	return ""
+}
+
+// Inspect implements keeper.Engine.
+func (e *Engine) Inspect(ctx context.Context, id string) (keeper.Container, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	c, err := e.api.ContainerInspect(ctx, id)
+	if err != nil {
+		return keeper.Container{}, wrap("inspect container", id, err)
+	}
+	if c.ContainerJSONBase == nil || c.State == nil || c.Config == nil {
+		return keeper.Container{}, fmt.Errorf("inspect container %.12s: the docker engine's answer is incomplete", id)
+	}
+	return convert(c), nil
+}
+
+func convert(c container.InspectResponse) keeper.Container {
+	out := keeper.Container{
+		ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Labels: c.Config.Labels, PID: c.State.Pid,
+		Running:    c.State.Running && !c.State.Paused && !c.State.Restarting,
+		StopSignal: signalNumber(c.Config.StopSignal),
+		Exposed:    exposed(c.Config.ExposedPorts),
+	}
+	out.Created, _ = time.Parse(time.RFC3339Nano, c.Created) // orders recreated containers; zero does
+	if c.State.Health != nil && c.State.Health.Status != container.NoHealthcheck {
+		out.Health = string(c.State.Health.Status)
+	}
+	if c.NetworkSettings == nil {
+		return out
+	}
+	out.Published = published(c.NetworkSettings.Ports)
+	for _, ep := range c.NetworkSettings.Networks {
+		if ep == nil || ep.NetworkID == "" {
+			continue // configured but never connected
+		}
+		out.Endpoints = append(out.Endpoints, keeper.Endpoint{
+			NetworkID: ep.NetworkID, IPv4: ep.IPAddress, IPv6: ep.GlobalIPv6Address, Aliases: names(c.ID, ep),
+		})
+	}
+	slices.SortFunc(out.Endpoints, func(a, b keeper.Endpoint) int { return strings.Compare(a.NetworkID, b.NetworkID) })
+	return out
+}
+
+// names are the endpoint's DNS names but the container's id, which the engine adds by itself.
+func names(id string, ep *network.EndpointSettings) []string {
+	all := slices.Concat(ep.Aliases, ep.DNSNames)
+	all = slices.DeleteFunc(all, func(n string) bool { return n == "" || strings.HasPrefix(id, n) && len(n) >= 12 })
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func exposed(ports nat.PortSet) []uint16 {
+	var list []uint16
+	for p := range ports {
+		if n, ok := tcp(p); ok {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func published(ports nat.PortMap) map[uint16][]string {
+	m := map[uint16][]string{}
+	for p, bindings := range ports {
+		n, ok := tcp(p)
+		if !ok {
+			continue
+		}
+		for _, b := range bindings {
+			m[n] = append(m[n], hostPort(b))
+		}
+		slices.Sort(m[n])
+		m[n] = slices.Compact(m[n])
+	}
+	return m
+}
+
+func tcp(p nat.Port) (uint16, bool) {
+	number, proto, _ := strings.Cut(string(p), "/")
+	n, err := strconv.ParseUint(number, 10, 16)
+	return uint16(n), err == nil && n != 0 && (proto == "tcp" || proto == "")
+}
+
+// hostPort is the port alone where it is bound on every address.
+func hostPort(b nat.PortBinding) string {
+	ip, err := netip.ParseAddr(b.HostIP)
+	if err != nil || ip.IsUnspecified() {
+		return b.HostPort
+	}
+	if ip.Is6() {
+		return "[" + b.HostIP + "]:" + b.HostPort
+	}
+	return b.HostIP + ":" + b.HostPort
+}
+
+// signalNumber reads a stop signal such as SIGQUIT, QUIT or 3; the default is SIGTERM.
+func signalNumber(name string) int {
+	if n, err := strconv.Atoi(name); err == nil {
+		return n
+	}
+	upper := strings.ToUpper(name)
+	if !strings.HasPrefix(upper, "SIG") {
+		upper = "SIG" + upper
+	}
+	if n := unix.SignalNum(upper); n != 0 {
+		return int(n)
+	}
+	return int(unix.SIGTERM)
+}
+
+// Network implements keeper.Engine.
+func (e *Engine) Network(ctx context.Context, id string) (mesh.Network, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	n, err := e.api.NetworkInspect(ctx, id, network.InspectOptions{})
+	if err != nil {
+		return mesh.Network{}, wrap("inspect network", id, err)
+	}
+	out := mesh.Network{Name: n.Name, ID: n.ID, Internal: n.Internal}
+	for _, c := range n.IPAM.Config {
+		if p, err := netip.ParsePrefix(c.Subnet); err == nil {
+			out.Subnets = append(out.Subnets, p.Masked().String())
+		}
+		if a, err := gateway(c.Gateway); err == nil {
+			out.Gateways = append(out.Gateways, a.String())
+		}
+	}
+	slices.Sort(out.Subnets)
+	slices.Sort(out.Gateways)
+	return out, nil
+}
+
+// gateway reads an address, with a prefix length or without: engines write both.
+func gateway(s string) (netip.Addr, error) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Addr(), nil
+	}
+	return netip.ParseAddr(s)
+}
+
+// Events implements keeper.Engine.
+func (e *Engine) Events(ctx context.Context, f func(keeper.Event)) error {
+	args := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType)))
+	for _, a := range []events.Action{
+		events.ActionCreate, events.ActionStart, events.ActionDie, events.ActionStop, events.ActionKill, events.ActionPause,
+		events.ActionUnPause, events.ActionHealthStatus, events.ActionDestroy, events.ActionRename, events.ActionConnect,
+		events.ActionDisconnect,
+	} {
+		args.Add("event", string(a))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	messages, errs := e.api.Events(ctx, events.ListOptions{Filters: args}) // returns when the request was answered
+	select {
+	case err := <-errs:
+		return fmt.Errorf("events of the docker engine: %w", err)
+	default:
+		f(keeper.Event{})
+	}
+	for {
+		select {
+		case m := <-messages:
+			if ev, ok := event(m); ok {
+				f(ev)
+			}
+		case err := <-errs:
+			return fmt.Errorf("events of the docker engine: %w", err)
+		}
+	}
+}
+
+func event(m events.Message) (keeper.Event, bool) {
+	if m.Type == events.NetworkEventType {
+		id := m.Actor.Attributes["container"]
+		return keeper.Event{Container: id}, id != ""
+	}
+	ev := keeper.Event{Container: m.Actor.ID, Labels: m.Actor.Attributes}
+	switch m.Action {
+	case events.ActionStart:
+		ev.Action = keeper.Started
+	case events.ActionDestroy:
+		ev.Action = keeper.Removed
+	case events.ActionKill:
+		ev.Action, ev.Signal = keeper.Killed, signalNumber(m.Actor.Attributes["signal"])
+	}
+	return ev, true
+}
+
+func wrap(what, id string, err error) error {
+	if cerrdefs.IsNotFound(err) {
+		return fmt.Errorf("%s %.12s: %w", what, id, keeper.ErrNotFound)
+	}
+	return fmt.Errorf("%s %.12s: docker engine: %w", what, id, err)
+}
+
+// Ping tells whether the engine answers.
+func (e *Engine) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := e.api.Ping(ctx)
+	return err
+}
+
+// Close ends idle connections.
+func (e *Engine) Close() error { return e.api.Close() }

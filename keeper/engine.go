@@ -1,0 +1,89 @@
+// Package keeper is the node agent: the only part of a mesh that talks to the Docker engine. It tells pilot what
+// runs, and vouches to citadel for the processes that connect to its socket.
+package keeper
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/composure-mesh/composure/mesh"
+)
+
+// Engine is what the keeper asks of a container engine; it reads only.
+type Engine interface {
+	// List names the containers, stopped ones too, that carry the label key=value.
+	List(ctx context.Context, key, value string) ([]Listed, error)
+	// Inspect describes a container, ErrNotFound if there is none.
+	Inspect(ctx context.Context, id string) (Container, error)
+	// Network describes a network, ErrNotFound if there is none.
+	Network(ctx context.Context, id string) (mesh.Network, error)
+	// Events calls f for each event, and once with the zero Event as soon as the stream stands, until the
+	// stream breaks or ctx is done.
+	Events(ctx context.Context, f func(Event)) error
+}
+
+// ErrNotFound is an Engine's answer for what does not exist.
+var ErrNotFound = errors.New("not found")
+
+// Listed is a container in a list. Two equal values mean that nothing but addresses can have changed.
+type Listed struct {
+	ID string
+	// State is the engine's word, such as running, with the health where there is one.
+	State  string
+	Labels map[string]string
+}
+
+// Container is what the keeper knows about one container.
+type Container struct {
+	ID      string
+	Name    string // without the leading slash
+	Created time.Time
+	Labels  map[string]string
+	// Running is false for a paused container too: it answers nobody.
+	Running bool
+	Health  string // "", "starting", "healthy" or "unhealthy"
+	PID     int    // of the main process in the host's namespace, 0 if there is none
+	// StopSignal is the number of the signal that ends the container.
+	StopSignal int
+	Endpoints  []Endpoint
+	// Exposed are TCP ports that image or configuration declare.
+	Exposed []uint16
+	// Published are TCP ports with the host ports that lead to them, as mesh.Port.Published has them.
+	Published map[uint16][]string
+}
+
+// Endpoint is a container's place in one network.
+type Endpoint struct {
+	NetworkID string
+	IPv4      string
+	IPv6      string
+	Aliases   []string
+}
+
+// Event is a change that the engine reports.
+type Event struct {
+	Container string // id
+	Action    Action
+	Signal    int // of a kill
+	Labels    map[string]string
+}
+
+// Action is what happened to a container.
+type Action int
+
+// The actions that matter; all others are Changed.
+const (
+	Changed Action = iota
+	Started
+	Killed
+	Removed
+)
+
+// Labels that compose writes (https://github.com/docker/compose/blob/main/pkg/api/labels.go).
+const (
+	labelProject = "com.docker.compose.project"
+	labelService = "com.docker.compose.service"
+	labelNumber  = "com.docker.compose.container-number"
+	labelOneOff  = "com.docker.compose.oneoff"
+)

@@ -1,0 +1,322 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/composure-mesh/composure/internal/lifecycle"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+const (
+	debounce   = 20 * time.Millisecond // a start is half a dozen events
+	fullPeriod = 30 * time.Second      // everything is asked again, in case an event was lost
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 2 * time.Second
+	parallel   = 4 // questions at a time
+)
+
+// watcher keeps the facts current: it lists when the engine reports an event and asks again about the containers
+// that changed. What it can't read it leaves as it was: a silent engine must not empty the mesh.
+type watcher struct {
+	scope  Scope
+	engine Engine
+	feed   *feed
+	log    *slog.Logger
+
+	// blind is the reason why the facts may be old, nil while they are not.
+	blind atomic.Pointer[error]
+
+	mu      sync.Mutex
+	pending changes
+	wake    chan struct{}
+
+	// The rest belongs to the loop of refresh.
+	known    map[string]tracked
+	networks map[string]mesh.Network
+	stopping map[string]int // main process of a container that was told to end
+	problems string
+}
+
+type tracked struct {
+	state string
+	Container
+}
+
+// changes are what events have reported since the last look.
+type changes struct {
+	all    bool
+	dirty  map[string]bool
+	killed map[string][]int // signals by container
+}
+
+func newWatcher(s Scope, e Engine, f *feed, log *slog.Logger) *watcher {
+	w := &watcher{
+		scope: s, engine: e, feed: f, log: log, wake: make(chan struct{}, 1),
+		known: map[string]tracked{}, networks: map[string]mesh.Network{}, stopping: map[string]int{},
+	}
+	starting := errors.New("the docker engine has not answered yet")
+	w.blind.Store(&starting)
+	return w
+}
+
+func (w *watcher) run(ctx context.Context) error { return lifecycle.Run(ctx, w.listen, w.loop) }
+
+// health says why the facts may be old.
+func (w *watcher) health() error {
+	if err := w.blind.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// listen hears the engine's events and connects again whenever the stream breaks.
+func (w *watcher) listen(ctx context.Context) error {
+	failures := 0
+	for ctx.Err() == nil {
+		err := w.engine.Events(ctx, func(e Event) {
+			if e.Container == "" {
+				failures = 0
+			}
+			w.note(e)
+		})
+		if failures == 0 && ctx.Err() == nil {
+			w.log.Warn("event stream of the docker engine cut; connecting again", "error", err)
+		}
+		failures++
+		pause(ctx, failures)
+	}
+	return nil
+}
+
+// note records an event for the next look.
+func (w *watcher) note(e Event) {
+	w.mu.Lock()
+	p := &w.pending
+	switch {
+	case e.Container == "":
+		p.all = true // the stream is new: anything may have happened before
+	case e.Action == Killed:
+		if p.killed == nil {
+			p.killed = map[string][]int{}
+		}
+		p.killed[e.Container] = append(p.killed[e.Container], e.Signal)
+		fallthrough
+	default:
+		if p.dirty == nil {
+			p.dirty = map[string]bool{}
+		}
+		p.dirty[e.Container] = true
+	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default: // it is awake already
+	}
+}
+
+func (w *watcher) take() changes {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.pending
+	w.pending = changes{}
+	return p
+}
+
+// loop looks after events, regularly, and again after a failure.
+func (w *watcher) loop(ctx context.Context) error {
+	failures := 0
+	all := true
+	for ctx.Err() == nil {
+		ch := w.take()
+		ch.all = ch.all || all
+		err := w.refresh(ctx, ch)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if all = err != nil; all {
+			if failures == 0 {
+				w.log.Warn("the docker engine can't be read; the facts stay as they are", "error", err)
+			}
+			failures++
+			w.blind.Store(&err)
+			pause(ctx, failures)
+			continue
+		}
+		failures = 0
+		if w.blind.Swap(nil) != nil {
+			w.log.Info("the docker engine is read", "containers", len(w.known))
+		}
+		select {
+		case <-ctx.Done():
+		case <-w.wake:
+			sleep(ctx, debounce)
+		case <-time.After(fullPeriod):
+			all = true
+		}
+	}
+	return nil
+}
+
+// refresh brings known up to date and publishes the facts if they have changed.
+func (w *watcher) refresh(ctx context.Context, ch changes) error {
+	for id, signals := range ch.killed {
+		if c, ok := w.known[id]; ok && slices.ContainsFunc(signals, c.endedBy) {
+			w.stopping[id] = c.PID
+		}
+	}
+	listed, err := w.list(ctx)
+	if err != nil {
+		return err
+	}
+	known, err := w.inspect(ctx, listed, ch)
+	if err != nil {
+		return err
+	}
+	networks, err := w.inspectNetworks(ctx, known, ch.all)
+	if err != nil {
+		return err
+	}
+	w.known, w.networks = known, networks
+	maps.DeleteFunc(w.stopping, func(id string, pid int) bool { return known[id].PID != pid })
+	return w.publish()
+}
+
+// endedBy reports whether the signal tells the container to end. An application on its way out must get no new
+// requests, though it still runs.
+func (c Container) endedBy(signal int) bool {
+	return signal == int(unix.SIGTERM) || signal == int(unix.SIGKILL) || signal == c.StopSignal
+}
+
+// list is every container of the mesh and of the compose projects that have a part in it.
+func (w *watcher) list(ctx context.Context) (map[string]Listed, error) {
+	ours, err := w.engine.List(ctx, labels.Mesh, w.scope.Mesh)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]Listed{}
+	projects := map[string]bool{}
+	for _, c := range ours {
+		all[c.ID] = c
+		if p := c.Labels[labelProject]; p != "" {
+			projects[p] = true
+		}
+	}
+	for p := range projects {
+		more, err := w.engine.List(ctx, labelProject, p)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range more {
+			if _, other := c.Labels[labels.Mesh]; !other {
+				all[c.ID] = c
+			}
+		}
+	}
+	return all, nil
+}
+
+// inspect asks about the containers that may have changed and takes over the others.
+func (w *watcher) inspect(ctx context.Context, listed map[string]Listed, ch changes) (map[string]tracked, error) {
+	var mu sync.Mutex
+	known := make(map[string]tracked, len(listed))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for id, l := range listed {
+		if old, ok := w.known[id]; ok && old.state == l.State && !ch.all && !ch.dirty[id] {
+			mu.Lock()
+			known[id] = old
+			mu.Unlock()
+			continue
+		}
+		group.Go(func() error {
+			c, err := w.engine.Inspect(ctx, id)
+			if errors.Is(err, ErrNotFound) {
+				return nil // gone since it was listed
+			}
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			known[id] = tracked{l.State, c}
+			mu.Unlock()
+			return nil
+		})
+	}
+	return known, group.Wait()
+}
+
+func (w *watcher) inspectNetworks(ctx context.Context, known map[string]tracked, all bool) (map[string]mesh.Network, error) {
+	networks := map[string]mesh.Network{}
+	for _, c := range known {
+		for _, ep := range c.Endpoints {
+			id := ep.NetworkID
+			if _, done := networks[id]; done {
+				continue
+			}
+			if n, ok := w.networks[id]; ok && !all {
+				networks[id] = n
+				continue
+			}
+			n, err := w.engine.Network(ctx, id)
+			if errors.Is(err, ErrNotFound) {
+				continue // a stopped container remembers a network that was removed
+			}
+			if err != nil {
+				return nil, err
+			}
+			networks[id] = n
+		}
+	}
+	return networks, nil
+}
+
+func (w *watcher) publish() error {
+	containers := make([]Container, 0, len(w.known))
+	for id, t := range w.known {
+		c := t.Container
+		_, stopping := w.stopping[id]
+		c.Running = c.Running && !stopping
+		containers = append(containers, c)
+	}
+	facts, problems := Build(w.scope, containers, slices.Collect(maps.Values(w.networks)))
+	if text := strings.Join(problems, "; "); text != w.problems {
+		w.problems = text
+		for _, p := range problems {
+			w.log.Warn("left out of the mesh", "problem", p)
+		}
+	}
+	changed, err := w.feed.set(facts)
+	if changed {
+		w.log.Debug("facts changed", "workloads", len(facts.Workloads), "networks", len(facts.Networks))
+	}
+	return err
+}
+
+// pause waits before another try, the longer the more have failed.
+func pause(ctx context.Context, failures int) {
+	d := lastRetry
+	if failures <= 5 {
+		d = min(firstRetry<<(failures-1), lastRetry)
+	}
+	sleep(ctx, d/2+rand.N(d/2))
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
