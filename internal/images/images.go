@@ -35,32 +35,74 @@ type Index struct {
 type Set struct {
 	arch  string
 	index Index
+	tags  Tags
+}
+
+// Tags are the tags of the images: the version, and for the sandbox a digest of its content on every
+// architecture that meshctl carries, so that a mesh upgrade that leaves the sandbox alone re-creates none, and
+// restarts no application. They do not depend on the engine.
+type Tags struct {
+	Version, Sandbox string
+}
+
+// CarriedTags are the tags of the images that this meshctl carries.
+func CarriedTags() (Tags, error) {
+	entries, err := payload.ReadDir("payload")
+	if err != nil {
+		return Tags{}, err
+	}
+	var t Tags
+	sandboxes := sha256.New()
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		index, err := readIndex(e.Name())
+		if err != nil {
+			return Tags{}, err
+		}
+		t.Version = index.Version
+		fmt.Fprintln(sandboxes, e.Name(), index.Layers["sandbox"])
+	}
+	if t.Version == "" {
+		return Tags{}, ErrNoPayload
+	}
+	t.Sandbox = hex.EncodeToString(sandboxes.Sum(nil)[:6])
+	return t, nil
 }
 
 // For is the set for an engine of the given architecture, such as amd64.
 func For(arch string) (*Set, error) {
-	b, err := payload.ReadFile("payload/" + arch + "/index.json")
+	tags, err := CarriedTags()
+	if err != nil {
+		return nil, err
+	}
+	index, err := readIndex(arch)
 	if errors.Is(err, fs.ErrNotExist) {
-		if entries, _ := payload.ReadDir("payload"); len(entries) > 1 {
-			return nil, fmt.Errorf("this meshctl carries no images for the engine's architecture %s", arch)
-		}
-		return nil, ErrNoPayload
+		return nil, fmt.Errorf("this meshctl carries no images for the engine's architecture %s; build it with `make build ARCH=%s`", arch, arch)
 	} else if err != nil {
 		return nil, err
 	}
-	s := &Set{arch: arch}
-	if err := json.Unmarshal(b, &s.index); err != nil {
-		return nil, fmt.Errorf("index of the images: %w", err)
-	}
-	return s, nil
+	return &Set{arch: arch, index: index, tags: tags}, nil
 }
 
-// Ref is the image's name, such as composure/proxy:1.2.0. The sandbox's tag is a digest of its content, so that
-// a mesh upgrade that leaves it alone re-creates no sandbox, and so restarts no application.
+func readIndex(arch string) (Index, error) {
+	var index Index
+	b, err := payload.ReadFile("payload/" + arch + "/index.json")
+	if err != nil {
+		return index, err
+	}
+	if err := json.Unmarshal(b, &index); err != nil {
+		return index, fmt.Errorf("index of the images for %s: %w", arch, err)
+	}
+	return index, nil
+}
+
+// Ref is the image's name, such as composure/proxy:1.2.0.
 func (s *Set) Ref(component string) string {
-	tag := s.index.Version
+	tag := s.tags.Version
 	if component == "sandbox" {
-		tag = s.index.Layers[component][:12]
+		tag = s.tags.Sandbox
 	}
 	return "composure/" + component + ":" + tag
 }

@@ -1,0 +1,103 @@
+# Composure. `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export GOTOOLCHAIN := auto
+export GOFLAGS := -buildvcs=false
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# The sandbox's image is named by its content, and its binary must not change with each commit: raise this when
+# its behaviour changes.
+SANDBOX_VERSION := 1
+ARCH ?= $(shell go env GOARCH)
+COMPONENTS := proxy keeper pilot citadel mixer
+DIST := dist/$(ARCH)
+PAYLOAD := internal/images/payload/$(ARCH)
+VERSION_FLAG := -X github.com/composure-mesh/composure/internal/component.Version
+SOURCES := $(shell find api citadel cmd compose internal keeper mesh mixer pilot proxy sandbox build/pack -name '*.go' -not -name '*_test.go' 2>/dev/null) go.mod go.sum
+BOOKINFO_SOURCES := $(shell find examples/bookinfo -name '*.go' -o -name '*.html' -o -name '*.css' -o -name Dockerfile 2>/dev/null)
+# docker compose where it is installed, else one built from its module.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo $(CURDIR)/.cache/tools/compose-v2)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: bin/meshctl ## bin/meshctl, which carries the mesh's images
+
+.PHONY: images
+images: bin/meshctl ## load the mesh's images into the Docker engine
+	bin/meshctl images load
+	@bin/meshctl images list
+
+$(DIST)/.built: $(SOURCES)
+	@mkdir -p $(DIST)
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags "-s -w $(VERSION_FLAG)=$(VERSION)" -o $(DIST)/ $(COMPONENTS:%=./cmd/%)
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags "-s -w $(VERSION_FLAG)=$(SANDBOX_VERSION)" -o $(DIST)/ ./cmd/sandbox
+	@touch $@
+
+$(DIST)/.iptables: build/iptables/fetch.sh
+	build/iptables/fetch.sh $(ARCH) $(DIST)/iptables
+	@touch $@
+
+$(PAYLOAD)/index.json: $(DIST)/.built $(DIST)/.iptables
+	go run ./build/pack -dist $(DIST) -iptables $(DIST)/iptables -out $(PAYLOAD) -version $(VERSION)
+
+bin/meshctl: $(PAYLOAD)/index.json
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $(VERSION_FLAG)=$(VERSION)" -o $@ ./cmd/meshctl
+
+.PHONY: demo
+demo: bin/meshctl bookinfo compose ## bookinfo in the mesh, behind the gateway on port 30080
+	@COMPOSE="$(COMPOSE)" build/demo.sh up
+
+.PHONY: demo-down
+demo-down: ## remove every trace of the demo
+	@COMPOSE="$(COMPOSE)" build/demo.sh down
+
+.PHONY: compose
+compose:
+	@docker compose version >/dev/null 2>&1 || build/tools.sh compose
+
+.PHONY: bookinfo
+bookinfo: dist/bookinfo/.built ## the example application's image
+dist/bookinfo/.built: $(BOOKINFO_SOURCES) go.mod
+	@mkdir -p dist/bookinfo
+	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o dist/bookinfo/bookinfo ./examples/bookinfo
+	cp examples/bookinfo/Dockerfile dist/bookinfo/
+	docker build -q -t composure-example/bookinfo:latest dist/bookinfo
+	@touch $@
+
+.PHONY: test
+test: unit suites ## every test, those on real Docker included
+
+.PHONY: unit
+unit: ## fast tests only
+	go test ./...
+
+.PHONY: suites
+suites: bin/meshctl bookinfo test-tools ## tests on real Docker; S=Name runs one
+	COMPOSURE_COMPOSE="$(CURDIR)/.cache/tools/compose-v2" PATH="$(CURDIR)/.cache/tools:$$PATH" TESTCONTAINERS_RYUK_DISABLED=true \
+	  go test -tags suites -count=1 -timeout 30m -v $(if $(S),-run '$(S)') ./test/...
+
+.PHONY: test-tools
+test-tools:
+	@build/tools.sh compose kubectl promtool
+	@test/images/build.sh
+
+.PHONY: race
+race: ## fast tests with the race detector
+	go test -race ./...
+
+.PHONY: lint
+lint: ## golangci-lint
+	@build/tools.sh golangci-lint
+	.cache/tools/golangci-lint run ./...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (5s)
+	build/fuzz.sh $${FUZZTIME:-5s}
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist .cache $(PAYLOAD)

@@ -1,0 +1,248 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/composure-mesh/composure/mesh"
+)
+
+type applyOptions struct {
+	files     []string
+	namespace string
+	dryRun    bool
+}
+
+func newApply(env *Env) *cobra.Command {
+	o := &applyOptions{}
+	c := &cobra.Command{
+		Use:   "apply -f FILE…",
+		Short: "Create or change resources",
+		Long: "Create or change the resources in YAML or JSON files. Every document is checked first; when one is\n" +
+			"refused, none is written.",
+		Example: "  meshctl apply -f virtual-service-all-v1.yaml\n  cat rules.yaml | meshctl apply -f -",
+		Args:    args(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return runApply(c.Context(), env, o) },
+	}
+	addFiles(c, &o.files)
+	c.Flags().StringVarP(&o.namespace, "namespace", "n", mesh.DefaultNamespace, "namespace of documents that name none")
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "check only, write nothing")
+	return c
+}
+
+func addFiles(c *cobra.Command, files *[]string) {
+	c.Flags().StringArrayVarP(files, "filename", "f", nil, "file or directory of YAML or JSON; - is stdin; repeatable")
+	_ = c.MarkFlagRequired("filename")
+}
+
+// document is one object of a file.
+type document struct {
+	where  string // file, and the document's number where there are several
+	object *unstructured.Unstructured
+}
+
+func runApply(ctx context.Context, env *Env, o *applyOptions) error {
+	docs, err := readDocuments(env, o.files, o.namespace)
+	if err != nil {
+		return err
+	}
+	client, err := env.resources(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	quiet := &resourceClient{env: &Env{Err: io.Discard}, kinds: client.kinds}
+	for _, d := range docs {
+		if _, err := quiet.apply(ctx, d, true); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", d.where, err))
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("nothing was written:\n%w", errors.Join(problems...))
+	}
+	for _, d := range docs {
+		verb, err := client.apply(ctx, d, o.dryRun)
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.where, err)
+		}
+		if o.dryRun {
+			verb += " (dry run)"
+		}
+		fmt.Fprintf(env.Out, "%s/%s %s\n", strings.ToLower(d.object.GetKind()), d.object.GetName(), verb)
+	}
+	return nil
+}
+
+// apply creates the object, or replaces what differs, and says which. A writer that came between is met by
+// trying again on what it wrote.
+func (c *resourceClient) apply(ctx context.Context, d document, dryRun bool) (verb string, err error) {
+	k, err := c.of(d.object)
+	if err != nil {
+		return "", err
+	}
+	query := "?fieldManager=meshctl"
+	if dryRun {
+		query += "&dryRun=All"
+	}
+	path := k.path(d.object.GetNamespace(), d.object.GetName())
+	for range 5 {
+		var current unstructured.Unstructured
+		err = c.send(ctx, k, http.MethodGet, path, nil, nil, &current.Object)
+		var status *apiError
+		if errors.As(err, &status) && status.code == http.StatusNotFound {
+			verb, err = "created", c.send(ctx, k, http.MethodPost, k.path(d.object.GetNamespace(), "")+query, nil, d.object.Object, nil)
+		} else if err != nil {
+			return "", err
+		} else if unchanged(&current, d.object) {
+			return "unchanged", nil
+		} else {
+			next := d.object.DeepCopy()
+			next.SetResourceVersion(current.GetResourceVersion())
+			verb, err = "configured", c.send(ctx, k, http.MethodPut, path+query, nil, next.Object, nil)
+		}
+		if !errors.As(err, &status) || status.code != http.StatusConflict {
+			return verb, err
+		}
+	}
+	return "", err
+}
+
+// unchanged reports whether the object that is served says what the wanted one says.
+func unchanged(current, want *unstructured.Unstructured) bool {
+	return equality.Semantic.DeepEqual(current.Object["spec"], want.Object["spec"]) &&
+		equality.Semantic.DeepEqual(current.GetLabels(), want.GetLabels()) &&
+		equality.Semantic.DeepEqual(current.GetAnnotations(), want.GetAnnotations())
+}
+
+func readDocuments(env *Env, files []string, namespace string) ([]document, error) {
+	var docs []document
+	for _, f := range files {
+		paths, err := expand(f)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range paths {
+			b, err := readFile(env, p)
+			if err != nil {
+				return nil, err
+			}
+			more, err := split(p, b, namespace)
+			if err != nil {
+				return nil, err
+			}
+			docs = append(docs, more...)
+		}
+	}
+	if len(docs) == 0 {
+		return nil, fmt.Errorf("%s: no document in it", strings.Join(files, ", "))
+	}
+	return docs, nil
+}
+
+// expand is the YAML and JSON files of a directory, or the file itself.
+func expand(path string) ([]string, error) {
+	if path == "-" {
+		return []string{path}, nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
+	}
+	var found []string
+	err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(p)) {
+			found = append(found, p)
+		}
+		return err
+	})
+	return found, err
+}
+
+// maxFile is the largest file that is read: a plane refuses larger objects anyway.
+const maxFile = 16 << 20
+
+func readFile(env *Env, path string) ([]byte, error) {
+	var r io.Reader = env.In
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("%s: larger than %d MiB", path, maxFile>>20)
+	}
+	return b, err
+}
+
+func split(file string, b []byte, namespace string) ([]document, error) {
+	var docs []document
+	decoder := yaml.NewDecoder(bytes.NewReader(b))
+	for n := 1; ; n++ {
+		var node yaml.Node
+		err := decoder.Decode(&node)
+		if errors.Is(err, io.EOF) {
+			return docs, nil
+		}
+		where := fmt.Sprintf("%s (document %d)", file, n)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		var v map[string]any
+		if err := node.Decode(&v); err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		if v == nil {
+			continue // only comments
+		}
+		where = fmt.Sprintf("%s:%d", file, node.Content[0].Line)
+		u, err := toObject(v)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", where, err)
+		}
+		for _, missing := range []struct{ field, value string }{
+			{"apiVersion", u.GetAPIVersion()}, {"kind", u.GetKind()}, {"metadata.name", u.GetName()},
+		} {
+			if missing.value == "" {
+				return nil, fmt.Errorf("%s: %s is missing", where, missing.field)
+			}
+		}
+		if u.GetNamespace() == "" {
+			u.SetNamespace(namespace)
+		}
+		docs = append(docs, document{where, u})
+	}
+}
+
+// toObject takes a decoded YAML mapping through JSON, so that its numbers are JSON's.
+func toObject(v map[string]any) (*unstructured.Unstructured, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("not a JSON-like object: %w", err)
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{}}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return u, d.Decode(&u.Object)
+}

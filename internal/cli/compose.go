@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/spf13/cobra"
+
+	"github.com/composure-mesh/composure/compose"
+	"github.com/composure-mesh/composure/internal/docker"
+	"github.com/composure-mesh/composure/internal/images"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+func newCompose(env *Env) *cobra.Command {
+	c := &cobra.Command{Use: "compose", Short: "Put a compose project into the mesh, and out of it"}
+	c.AddCommand(newInject(env), newUninject(env))
+	return c
+}
+
+// addProject adds the flags that choose a compose project, in docker compose's words.
+func addProject(c *cobra.Command, o *compose.Options) {
+	c.Flags().StringArrayVarP(&o.Files, "file", "f", nil, "compose file; repeatable; default: as docker compose finds them")
+	c.Flags().StringVar(&o.ProjectDir, "project-directory", "", "directory of the project; default: that of the first file")
+	c.Flags().StringArrayVar(&o.EnvFiles, "env-file", nil, "environment file; repeatable; default: .env")
+}
+
+type injectOptions struct {
+	project compose.Options
+	config  compose.Config
+	ingress []string
+}
+
+func newInject(env *Env) *cobra.Command {
+	o := &injectOptions{}
+	c := &cobra.Command{
+		Use:   "inject",
+		Short: "Write the override that puts a compose project into the mesh",
+		Long: "Write the override that puts a compose project into the mesh. The project's own files are not touched:\n" +
+			"`docker compose up` reads the override beside them, and `meshctl compose uninject` removes it.",
+		Example: "  meshctl compose inject && docker compose up -d\n  meshctl compose inject --ingress 30080\n  meshctl compose inject -f app.yml -f prod.yml -o -",
+		Args:    args(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return runInject(c.Context(), env, o) },
+	}
+	addProject(c, &o.project)
+	c.Flags().StringVarP(&o.config.Out, "output", "o", "", "file to write, - for stdout; default: compose.override.yaml, or compose.mesh.yaml where there are overrides already")
+	c.Flags().BoolVar(&o.config.Full, "full", false, "write one whole file instead of an override")
+	c.Flags().StringArrayVar(&o.ingress, "ingress", nil, "[IP:]HOSTPORT[:GATEWAYPORT] to publish by a gateway, istio-ingressgateway; the gateway's port is 80 where none is given; repeatable")
+	c.Flags().StringVar(&o.config.AccessLog, "access-log", "", "access log of the proxies: text, json or off (default text)")
+	c.Flags().StringVar(&o.config.LogLevel, "log-level", "", "log level of the mesh's parts: debug, info, warn or error (default info)")
+	c.Flags().StringVar(&o.config.TrustDomain, "trust-domain", "", "trust domain of the identities (default "+mesh.DefaultTrustDomain+")")
+	c.Flags().DurationVar(&o.config.CertLifetime, "cert-lifetime", 0, "life of a workload's certificate (default 24h0m0s)")
+	return c
+}
+
+func runInject(ctx context.Context, env *Env, o *injectOptions) error {
+	tags, err := images.CarriedTags()
+	if err != nil {
+		return err
+	}
+	o.config.Version, o.config.SandboxTag = tags.Version, tags.Sandbox
+	for _, v := range o.ingress {
+		m, err := compose.ParsePortMap(v)
+		if err != nil {
+			return withCode(exitUsage, err)
+		}
+		o.config.Ingress = append(o.config.Ingress, m)
+	}
+	source, err := compose.Load(ctx, env.projectOptions(o.project))
+	if err != nil {
+		return err
+	}
+	res, err := compose.Inject(ctx, source, o.config)
+	if err != nil {
+		return err
+	}
+	for _, w := range res.Warnings {
+		env.talk("warning: %s", w)
+	}
+	for _, n := range res.Notes {
+		env.talk("note: %s", n)
+	}
+	if res.Path == "" {
+		_, err := env.Out.Write(res.Output)
+		return err
+	}
+	changed, err := res.Write()
+	if err != nil {
+		return err
+	}
+	loadForInject(ctx, env)
+	env.talk("%s", nextSteps(res, changed))
+	return nil
+}
+
+// loadForInject loads the images. Writing the override needs no engine, so an engine that can't be reached is a
+// word, not an error: up would say the same again.
+func loadForInject(ctx context.Context, env *Env) {
+	if _, err := loadImages(ctx, env); err != nil {
+		env.talk("note: the mesh's images are not loaded yet: %v\nnote: run `meshctl images load` when the engine is there", err)
+	}
+}
+
+func nextSteps(res *compose.Result, changed bool) string {
+	what := "wrote " + res.Path
+	if !changed {
+		what = res.Path + " is up to date"
+	}
+	if res.Automatic {
+		return what + "; next: docker compose up -d"
+	}
+	return fmt.Sprintf("%s; next: docker compose %s up -d\nor put this line into the project's .env, and then: docker compose up -d\n  %s",
+		what, strings.Join(res.Flags, " "), res.ComposeFile)
+}
+
+func (e *Env) projectOptions(o compose.Options) compose.Options {
+	o.WorkingDir = e.Dir
+	o.ProjectName = e.Project
+	o.Env = os.Environ()
+	return o
+}
+
+func newUninject(env *Env) *cobra.Command {
+	o := &compose.Options{}
+	c := &cobra.Command{
+		Use:   "uninject",
+		Short: "Take a compose project out of the mesh again",
+		Long: "Take a compose project out of the mesh again: stop and remove the mesh's own containers of the project if\n" +
+			"it runs, and remove the files that inject wrote. Volumes and the project's own files are not touched.",
+		Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return runUninject(c.Context(), env, *o) },
+	}
+	addProject(c, o)
+	return c
+}
+
+func runUninject(ctx context.Context, env *Env, o compose.Options) error {
+	name := projectName(ctx, env, o)
+	removed, err := compose.Uninject(env.projectOptions(o))
+	for _, f := range removed {
+		env.talk("removed %s", f)
+	}
+	if err != nil {
+		return err
+	}
+	stopped, err := removeMeshContainers(ctx, env, name)
+	if err != nil {
+		return fmt.Errorf("the files are removed, the containers are not: %w", err)
+	}
+	switch {
+	case stopped > 0:
+		env.talk("removed %d containers of the mesh; next: docker compose up -d", stopped)
+	case len(removed) == 0:
+		env.talk("nothing to do: no file that meshctl wrote, no container of the mesh")
+	}
+	return nil
+}
+
+// projectName is the name of the project that runs here. A project that does not load still has its containers,
+// and they are found by the directory.
+func projectName(ctx context.Context, env *Env, o compose.Options) string {
+	if s, err := compose.Load(ctx, env.projectOptions(o)); err == nil {
+		return s.Name
+	}
+	if m, err := env.mesh(ctx); err == nil {
+		return m.Name
+	}
+	return env.Project
+}
+
+// removeMeshContainers removes a project's sandboxes, proxies and planes, and those applications that live in a
+// sandbox's network namespace: without it they could not be started again, and the next `up` makes them anew.
+func removeMeshContainers(ctx context.Context, env *Env, project string) (int, error) {
+	if project == "" {
+		return 0, nil
+	}
+	engine, err := env.Engine(ctx)
+	if err != nil {
+		return 0, err
+	}
+	list, err := engine.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(
+		filters.Arg("label", composeProject+"="+project), filters.Arg("label", labels.Role))})
+	if err != nil {
+		return 0, err
+	}
+	// The applications first, so that they can end their work through their proxies.
+	order := []mesh.Role{mesh.RoleApp, mesh.RoleGateway, mesh.RoleProxy, mesh.RoleSandbox, mesh.RoleMixer, mesh.RoleCitadel, mesh.RolePilot, mesh.RoleKeeper}
+	n := 0
+	var failed []error
+	for _, role := range order {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		for _, c := range list {
+			if mesh.Role(c.Labels[labels.Role]) != role {
+				continue
+			}
+			env.talk("removing %s", strings.TrimPrefix(strings.Join(c.Names, " "), "/"))
+			wg.Go(func() {
+				err := stopAndRemove(ctx, engine, c.ID)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					failed = append(failed, err)
+					return
+				}
+				n++
+			})
+		}
+		wg.Wait()
+	}
+	return n, errors.Join(failed...)
+}
+
+func stopAndRemove(ctx context.Context, engine *docker.Engine, id string) error {
+	err := engine.ContainerStop(ctx, id, container.StopOptions{}) // with the grace that the container asks for
+	if err == nil {
+		err = engine.ContainerRemove(ctx, id, container.RemoveOptions{Force: true})
+	}
+	if err != nil {
+		return fmt.Errorf("container %.12s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+// The labels that Compose writes on its containers.
+const (
+	composeProject    = "com.docker.compose.project"
+	composeWorkingDir = "com.docker.compose.project.working_dir"
+)
+
+// runningMesh is a mesh whose containers run on the engine.
+type runningMesh struct {
+	Name       string
+	WorkingDir string
+	containers []container.Summary
+}
+
+// mesh finds the mesh to talk to as `docker compose` finds its project: by -p or COMPOSE_PROJECT_NAME, by the
+// directory, or the only one that runs.
+func (e *Env) mesh(ctx context.Context) (*runningMesh, error) {
+	all, err := e.meshes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	want := e.Project
+	if want == "" {
+		want = e.Getenv("COMPOSE_PROJECT_NAME")
+	}
+	if want != "" {
+		for _, m := range all {
+			if m.Name == want {
+				return m, nil
+			}
+		}
+		return nil, withCode(exitUnreachable, fmt.Errorf("no mesh %q is running%s", want, names(all)))
+	}
+	for dir := e.Dir; ; dir = filepath.Dir(dir) {
+		for _, m := range all {
+			if m.WorkingDir == dir {
+				return m, nil
+			}
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	switch len(all) {
+	case 0:
+		return nil, withCode(exitUnreachable, errors.New("no mesh is running; start one with `meshctl compose inject` and `docker compose up -d`"))
+	case 1:
+		return all[0], nil
+	}
+	return nil, withCode(exitUsage, fmt.Errorf("several meshes are running; choose one with -p%s", names(all)))
+}
+
+func names(all []*runningMesh) string {
+	if len(all) == 0 {
+		return "; none is"
+	}
+	var s []string
+	for _, m := range all {
+		s = append(s, m.Name)
+	}
+	return "; running: " + strings.Join(s, ", ")
+}
+
+func (e *Env) meshes(ctx context.Context) ([]*runningMesh, error) {
+	engine, err := e.Engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := engine.ContainerList(ctx, container.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labels.Role))})
+	if err != nil {
+		return nil, withCode(exitUnreachable, fmt.Errorf("list containers: %w", err))
+	}
+	byName := map[string]*runningMesh{}
+	for _, c := range list {
+		name := c.Labels[labels.Mesh]
+		m := byName[name]
+		if m == nil {
+			m = &runningMesh{Name: name}
+			byName[name] = m
+		}
+		m.containers = append(m.containers, c)
+		if c.Labels[labels.Role] == string(mesh.RolePilot) {
+			m.WorkingDir = c.Labels[composeWorkingDir]
+		}
+	}
+	var all []*runningMesh
+	for _, m := range byName {
+		all = append(all, m)
+	}
+	slices.SortFunc(all, func(a, b *runningMesh) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// find is the container of the mesh with a role, and with a workload's name unless that is empty.
+func (m *runningMesh) find(role mesh.Role, workload string) (container.Summary, bool) {
+	for _, c := range m.containers {
+		if c.Labels[labels.Role] == string(role) && (workload == "" || c.Labels[labels.Workload] == workload) {
+			return c, true
+		}
+	}
+	return container.Summary{}, false
+}
+
+// proxies are the mesh's proxies, gateways included, by workload.
+func (m *runningMesh) proxies() []container.Summary {
+	var list []container.Summary
+	for _, c := range m.containers {
+		if r := mesh.Role(c.Labels[labels.Role]); r == mesh.RoleProxy || r == mesh.RoleGateway {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b container.Summary) int {
+		return strings.Compare(a.Labels[labels.Workload], b.Labels[labels.Workload])
+	})
+	return list
+}
+
+// peer is an HTTP API inside one of the mesh's containers.
+type peer struct {
+	name string // for errors: pilot
+	http *http.Client
+}
+
+// plane is the admin API of one of the planes.
+func (e *Env) plane(ctx context.Context, role mesh.Role) (*peer, error) {
+	m, err := e.mesh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, ok := m.find(role, "")
+	if !ok {
+		return nil, withCode(exitUnreachable, fmt.Errorf("%s of mesh %s is not running; start it with `docker compose up -d composure-%s`", role, m.Name, role))
+	}
+	return e.peer(ctx, string(role), c.ID, "/"+string(role))
+}
+
+// proxyAdmin is the admin API of a workload's proxy.
+func (e *Env) proxyAdmin(ctx context.Context, workload string) (*peer, error) {
+	m, err := e.mesh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range m.proxies() {
+		if c.Labels[labels.Workload] == workload {
+			return e.peer(ctx, "proxy of "+workload, c.ID, "/proxy")
+		}
+	}
+	var have []string
+	for _, c := range m.proxies() {
+		have = append(have, c.Labels[labels.Workload])
+	}
+	return nil, withCode(exitNotFound, fmt.Errorf("mesh %s has no running proxy of workload %q; it has: %s", m.Name, workload, strings.Join(have, ", ")))
+}
+
+func (e *Env) peer(ctx context.Context, name, containerID, program string) (*peer, error) {
+	engine, err := e.Engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &peer{name: name, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return engine.Dial(ctx, containerID, program, "dial")
+		},
+		MaxIdleConnsPerHost: 4,
+	}}}, nil
+}
+
+// do sends a request for a path and returns the response whatever its status.
+func (p *peer) do(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+strings.ReplaceAll(p.name, " ", "-")+path, body)
+	if err != nil {
+		return nil, err
+	}
+	if header != nil {
+		req.Header = header
+	}
+	resp, err := p.http.Do(req)
+	if err != nil {
+		return nil, withCode(exitUnreachable, fmt.Errorf("%s: %w", p.name, err))
+	}
+	return resp, nil
+}
+
+// get fetches a path; an answer that is not 200 is an error with the server's words.
+func (p *peer) get(ctx context.Context, path string) ([]byte, error) {
+	resp, err := p.do(ctx, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, withCode(exitUnreachable, fmt.Errorf("%s: %w", p.name, err))
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: GET %s: %s: %s", p.name, path, resp.Status, strings.TrimSpace(string(b)))
+	}
+	return b, nil
+}
+
+// getJSON fetches a path and decodes it into v.
+func (p *peer) getJSON(ctx context.Context, path string, v any) error {
+	b, err := p.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s: GET %s: %w", p.name, path, err)
+	}
+	return nil
+}
