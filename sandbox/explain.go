@@ -116,13 +116,13 @@ func (nf *Netfilter) neededCaps() []capability {
 
 // hasCap reads the process's effective capabilities.
 func hasCap(number int) (bool, error) {
-	status, err := os.ReadFile("/proc/self/status")
+	status, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		return false, err
 	}
 	set, err := strconv.ParseUint(statusField(status, "CapEff"), 16, 64)
 	if err != nil {
-		return false, fmt.Errorf("CapEff in /proc/self/status: %w", err)
+		return false, fmt.Errorf("CapEff in /proc/thread-self/status: %w", err)
 	}
 	return set&(1<<number) != 0, nil
 }

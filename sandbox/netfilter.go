@@ -99,7 +99,7 @@ func (nf *Netfilter) has(chain string) bool {
 
 // legacyInUse reports whether the namespace has legacy nat rules; the kernel lists the tables that exist.
 func legacyInUse() bool {
-	names, err := os.ReadFile("/proc/net/ip_tables_names")
+	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	return err == nil && slices.Contains(strings.Fields(string(names)), "nat")
 }
 
