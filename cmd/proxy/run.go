@@ -1,0 +1,197 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/composure-mesh/composure/internal/component"
+	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/proxy"
+	"github.com/composure-mesh/composure/proxy/control"
+	"github.com/composure-mesh/composure/proxy/listen"
+	"github.com/composure-mesh/composure/proxy/telemetry"
+)
+
+const usage = `usage: proxy                          run beside a workload, or as a gateway, as its environment says
+       proxy --snapshot FILE [flags]  run alone by a snapshot in a file, in plain text
+       proxy ready [--wait 25s]       tell by the exit status whether the proxy here is ready
+
+Environment:
+  COMPOSURE_MESH           name of the mesh
+  COMPOSURE_TRUST_DOMAIN   default ` + mesh.DefaultTrustDomain + `
+  COMPOSURE_LOG_LEVEL      debug, info, warn or error; default info
+  COMPOSURE_ACCESS_LOG     text, json or off; default text
+  COMPOSURE_GATEWAY_PORTS  comma-separated ports to listen on; set means gateway
+  COMPOSURE_DRAIN          how long connections may go on after SIGTERM; default 25s
+
+Flags:
+`
+
+// run is the proxy. Its own logger goes by a level that the admin port can change.
+func run(ctx context.Context, _ *slog.Logger, args []string) error {
+	level := component.LevelFromEnv()
+	cfg := proxy.Config{
+		Mesh: os.Getenv("COMPOSURE_MESH"), TrustDomain: cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain),
+		Build: component.Version, Log: component.NewLogger(os.Stderr, "proxy", level), Level: level, AccessLog: os.Stdout,
+	}
+	if err := environment(&cfg); err != nil {
+		return err
+	}
+	if len(args) > 0 {
+		if err := alone(&cfg, args); err != nil {
+			return err
+		}
+	} else if err := meshed(&cfg); err != nil {
+		return err
+	}
+	server, err := proxy.New(cfg)
+	if err != nil {
+		return err
+	}
+	return server.Run(ctx)
+}
+
+// environment reads what all modes share.
+func environment(cfg *proxy.Config) error {
+	var err error
+	if cfg.AccessLogFormat, err = telemetry.ParseFormat(os.Getenv("COMPOSURE_ACCESS_LOG")); err != nil {
+		return fmt.Errorf("COMPOSURE_ACCESS_LOG: %w", err)
+	}
+	if s := os.Getenv("COMPOSURE_DRAIN"); s != "" {
+		if cfg.Drain, err = time.ParseDuration(s); err != nil || cfg.Drain <= 0 {
+			return fmt.Errorf("COMPOSURE_DRAIN: %q: want a duration such as 25s", s)
+		}
+	}
+	if s := os.Getenv("COMPOSURE_GATEWAY_PORTS"); s != "" {
+		for _, p := range strings.Split(s, ",") {
+			port, err := strconv.ParseUint(strings.TrimSpace(p), 10, 16)
+			if err != nil || port == 0 {
+				return fmt.Errorf("COMPOSURE_GATEWAY_PORTS: %q: want ports such as 80,443", s)
+			}
+			cfg.GatewayPorts = append(cfg.GatewayPorts, uint16(port))
+		}
+	}
+	return nil
+}
+
+// meshed is a proxy with planes: a gateway if it was given ports, else a sidecar.
+func meshed(cfg *proxy.Config) error {
+	role := mesh.RoleProxy
+	if len(cfg.GatewayPorts) > 0 {
+		role = mesh.RoleGateway
+	} else {
+		cfg.Capture = &proxy.Capture{
+			Acquire:     func(ctx context.Context) (*listen.Held, error) { return listen.Acquire(ctx, mesh.HandoverSocket) },
+			OriginalDst: func(c *net.TCPConn, _ bool) (netip.AddrPort, error) { return listen.OriginalDst(c) },
+			SelfTest:    netip.AddrPortFrom(netip.MustParseAddr(mesh.SelfTestIP), 1),
+		}
+	}
+	cfg.AdminAddr = fmt.Sprintf("127.0.0.1:%d", mesh.PortAdmin)
+	cfg.ReadyAddr, cfg.MetricsAddr = fmt.Sprintf(":%d", mesh.PortReady), fmt.Sprintf(":%d", mesh.PortMetrics)
+	cfg.Control = &proxy.Planes{
+		PilotSocket: mesh.Socket(mesh.RolePilot), MixerSocket: mesh.Socket(mesh.RoleMixer), StateDir: mesh.StateDir,
+	}
+	agent, err := identity.NewAgent(identity.AgentConfig{
+		KeeperSocket: mesh.Socket(mesh.RoleKeeper), CitadelSocket: mesh.Socket(mesh.RoleCitadel), BundleFile: mesh.TrustBundle,
+		StateDir: mesh.StateDir, TrustDomain: cfg.TrustDomain, Role: role, Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	cfg.Identity = agent
+	return nil
+}
+
+// alone is a proxy by a snapshot in a file, for a laptop.
+func alone(cfg *proxy.Config, args []string) error {
+	fs := flag.NewFlagSet("proxy", flag.ContinueOnError)
+	fs.Usage = func() {
+		_, _ = fmt.Fprint(fs.Output(), usage)
+		fs.PrintDefaults()
+	}
+	file := fs.String("snapshot", "", "`FILE` with a snapshot in JSON, such as the answer of another proxy's /config_dump")
+	outbound := fs.String("outbound", "127.0.0.1:15001", "`LISTEN[=DESTINATION]`: listen for outbound connections, taken as going to DESTINATION where no rule has redirected them; without one, HTTP goes by its Host alone")
+	inbound := fs.String("inbound", "", "`LISTEN=DESTINATION`: listen for inbound connections to the application at DESTINATION")
+	fs.StringVar(&cfg.AdminAddr, "admin", fmt.Sprintf("127.0.0.1:%d", mesh.PortAdmin), "`ADDRESS` of the admin port")
+	fs.StringVar(&cfg.ReadyAddr, "ready", fmt.Sprintf("127.0.0.1:%d", mesh.PortReady), "`ADDRESS` of the readiness port")
+	fs.StringVar(&cfg.MetricsAddr, "metrics", fmt.Sprintf("127.0.0.1:%d", mesh.PortMetrics), "`ADDRESS` of the metrics port")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if *file == "" || fs.NArg() > 0 {
+		fs.Usage()
+		return fmt.Errorf("arguments %q: want --snapshot FILE", args)
+	}
+	snap, err := control.ReadFile(*file)
+	if err != nil {
+		return err
+	}
+	cfg.Snapshot = snap
+	if len(cfg.GatewayPorts) > 0 {
+		return nil
+	}
+	out, outDst, err := listener("outbound", *outbound)
+	if err != nil {
+		return err
+	}
+	in, inDst, err := listener("inbound", *inbound)
+	if err != nil {
+		return err
+	}
+	if in != nil && !inDst.IsValid() {
+		return fmt.Errorf("--inbound %q: want LISTEN=DESTINATION, as nothing else says where the application is", *inbound)
+	}
+	cfg.Capture = &proxy.Capture{
+		Acquire: func(context.Context) (*listen.Held, error) { return listen.Own(out, in), nil },
+		OriginalDst: func(c *net.TCPConn, isOutbound bool) (netip.AddrPort, error) {
+			return destination(c, isOutbound, outDst, inDst), nil
+		},
+	}
+	return nil
+}
+
+// listener reads LISTEN[=DESTINATION] and listens; empty is none.
+func listener(name, value string) (*net.TCPListener, netip.AddrPort, error) {
+	var dst netip.AddrPort
+	if value == "" {
+		return nil, dst, nil
+	}
+	at, to, has := strings.Cut(value, "=")
+	if has {
+		var err error
+		if dst, err = netip.ParseAddrPort(to); err != nil {
+			return nil, dst, fmt.Errorf("--%s %q: destination: %w", name, value, err)
+		}
+	}
+	ln, err := net.Listen("tcp", at)
+	if err != nil {
+		return nil, dst, fmt.Errorf("--%s %q: %w", name, value, err)
+	}
+	return ln.(*net.TCPListener), dst, nil
+}
+
+// destination is where a connection was going: by a redirection if there was one, else as the flags say. An outbound
+// connection of which nothing is known keeps the port, for routes that name none, and an address that nobody dials.
+func destination(c *net.TCPConn, outbound bool, outDst, inDst netip.AddrPort) netip.AddrPort {
+	local := listen.AddrPort(c.LocalAddr())
+	if dst, err := listen.OriginalDst(c); err == nil && dst != local {
+		return dst
+	}
+	switch {
+	case !outbound:
+		return inDst
+	case outDst.IsValid():
+		return outDst
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), local.Port())
+}

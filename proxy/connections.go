@@ -1,0 +1,114 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/composure-mesh/composure/proxy/listen"
+)
+
+// connections are the clients' connections under way. Its lock is taken when one begins, is decided on, or ends,
+// never by what passes on it.
+type connections struct {
+	ctx    context.Context // ends with closeAll
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	open   map[*net.TCPConn]bool // true: decided what it speaks
+	closed bool
+	done   sync.WaitGroup
+}
+
+func newConnections() *connections {
+	cs := &connections{open: map[*net.TCPConn]bool{}}
+	cs.ctx, cs.cancel = context.WithCancel(context.Background())
+	return cs
+}
+
+// start serves c on a goroutine of its own. serve closes c.
+func (cs *connections) start(s *Server, c *net.TCPConn, serve func(context.Context, *net.TCPConn)) {
+	cs.mu.Lock()
+	if cs.closed {
+		cs.mu.Unlock()
+		listen.Reset(c)
+		return
+	}
+	cs.open[c] = false
+	cs.done.Add(1)
+	cs.mu.Unlock()
+	s.stats.accepted.Add(1)
+	go func() {
+		defer cs.end(c)
+		defer func() {
+			if r := recover(); r != nil {
+				s.stats.panics.Add(1)
+				s.log.Error("panic while serving a connection, which was closed", "remote", c.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
+				listen.Reset(c)
+			}
+		}()
+		serve(cs.ctx, c)
+	}()
+}
+
+func (cs *connections) end(c *net.TCPConn) {
+	cs.mu.Lock()
+	delete(cs.open, c)
+	cs.mu.Unlock()
+	cs.done.Done()
+}
+
+// decided says that it is clear what the client speaks.
+func (cs *connections) decided(c *listen.Conn) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.open[listen.TCPOf(c)] = true
+}
+
+func (cs *connections) count() int {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.open)
+}
+
+// closeUndecided closes the connections whose clients have not said what they speak.
+func (cs *connections) closeUndecided() {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c, decided := range cs.open {
+		if !decided {
+			_ = c.Close() // wakes who serves it
+		}
+	}
+}
+
+// closeAll resets what is left, and admits no more.
+func (cs *connections) closeAll() {
+	cs.cancel()
+	cs.mu.Lock()
+	cs.closed = true
+	for c := range cs.open {
+		listen.Reset(c)
+	}
+	cs.mu.Unlock()
+	cs.done.Wait()
+}
+
+// wait waits until none is left, for the given time at most; it returns how many are.
+func (cs *connections) wait(ctx context.Context, limit time.Duration) int {
+	done := make(chan struct{})
+	go func() {
+		cs.done.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return cs.count()
+}

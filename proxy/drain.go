@@ -1,0 +1,33 @@
+package proxy
+
+import (
+	"context"
+	"time"
+)
+
+// drainQuiet is how long a connection may be quiet in a drain before it counts as idle and is closed: TCP sessions
+// on which neither side sends, and clients that have not said anything yet. An idle HTTP connection is closed at
+// once, one with a request under way when that is answered.
+const drainQuiet = 5 * time.Second
+
+// drain ends the connections under way, gently and within Config.Drain. It begins when nothing is accepted any more:
+// new connections wait in the listeners' backlog for the next proxy.
+func (s *Server) drain(ctx context.Context) {
+	begun := time.Now()
+	s.draining.Store(true)
+	s.ready.Set(notDraining, "the proxy was told to stop")
+	s.log.Info("draining", "connections", s.connections.count(), "limit", s.cfg.Drain)
+	s.engine.Drain()
+	s.tcp.Drain(drainQuiet)
+	quiet := min(drainQuiet, s.cfg.Drain)
+	left := s.connections.wait(ctx, quiet)
+	if left > 0 {
+		s.connections.closeUndecided()
+		left = s.connections.wait(ctx, s.cfg.Drain-quiet)
+	}
+	if left > 0 {
+		s.log.Warn("the drain took too long: closing what is left", "connections", left)
+	}
+	s.connections.closeAll()
+	s.log.Info("drained", "took", time.Since(begun).Round(time.Millisecond))
+}

@@ -1,0 +1,138 @@
+package listen
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// maxPeek bounds what is buffered to tell a protocol: one whole TLS record with its header (RFC 8446 section 5.1).
+const maxPeek = 5 + 1<<14
+
+// firstPeek is the size of the pooled buffer: room for a ClientHello with a post-quantum key share.
+const firstPeek = 4 << 10
+
+var peekBuffers = sync.Pool{New: func() any { return new([firstPeek]byte) }}
+
+var errPeekFull = errors.New("the peek buffer is full")
+
+// Conn is a connection whose first bytes can be looked at before they are read. It is not safe for concurrent
+// reads; one reader and one writer may work at the same time, as with any net.Conn.
+type Conn struct {
+	net.Conn
+	pooled *[firstPeek]byte
+	prefix []byte // read from Conn, not yet by our reader
+}
+
+// NewConn makes c peekable.
+func NewConn(c net.Conn) *Conn { return &Conn{Conn: c} }
+
+// Read returns the peeked bytes first.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(c.prefix) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.prefix)
+	c.prefix = c.prefix[n:]
+	if len(c.prefix) == 0 {
+		c.release()
+	}
+	return n, nil
+}
+
+// Buffered is what has been peeked and not yet read; it is valid until the next call.
+func (c *Conn) Buffered() []byte { return c.prefix }
+
+// Take returns a copy of the peeked bytes and counts them as read, for who goes on with the connection below.
+func (c *Conn) Take() []byte {
+	if len(c.prefix) == 0 {
+		return nil
+	}
+	b := append([]byte(nil), c.prefix...)
+	c.release()
+	return b
+}
+
+// Fill reads once more from the connection and appends to Buffered. Its error is that of the read; bytes that
+// came with it are kept.
+func (c *Conn) Fill() error {
+	if c.prefix == nil {
+		c.pooled = peekBuffers.Get().(*[firstPeek]byte)
+		c.prefix = c.pooled[:0]
+	}
+	if len(c.prefix) == cap(c.prefix) {
+		if len(c.prefix) >= maxPeek {
+			return errPeekFull
+		}
+		grown := make([]byte, len(c.prefix), maxPeek)
+		copy(grown, c.prefix)
+		c.returnBuffer()
+		c.prefix = grown
+	}
+	n, err := c.Conn.Read(c.prefix[len(c.prefix):cap(c.prefix)])
+	c.prefix = c.prefix[:len(c.prefix)+n]
+	if n > 0 {
+		return nil // an error that came along comes again
+	}
+	if len(c.prefix) == 0 {
+		c.release() // nothing to keep: a silent client costs no buffer
+	}
+	return err
+}
+
+func (c *Conn) release() {
+	c.prefix = nil
+	c.returnBuffer()
+}
+
+func (c *Conn) returnBuffer() {
+	if c.pooled != nil {
+		peekBuffers.Put(c.pooled)
+		c.pooled = nil
+	}
+}
+
+// TCP is the TCP connection below, or nil where there is another layer, such as TLS.
+func (c *Conn) TCP() *net.TCPConn {
+	tc, _ := c.Conn.(*net.TCPConn)
+	return tc
+}
+
+// CloseWrite ends the direction of writing, where the connection below can.
+func (c *Conn) CloseWrite() error {
+	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return hc.CloseWrite()
+	}
+	return c.Conn.Close()
+}
+
+// Reset closes c with RST where it is TCP: the client sees a refused connection instead of a polite end.
+func Reset(c net.Conn) {
+	if tc := TCPOf(c); tc != nil {
+		_ = tc.SetLinger(0) // fails only on a connection that is gone already
+	}
+	_ = c.Close()
+}
+
+// TCPOf finds the TCP connection below peeking and TLS, or nil.
+func TCPOf(c net.Conn) *net.TCPConn {
+	for {
+		switch t := c.(type) {
+		case *net.TCPConn:
+			return t
+		case *Conn:
+			c = t.Conn
+		case interface{ NetConn() net.Conn }: // *tls.Conn
+			c = t.NetConn()
+		default:
+			return nil
+		}
+	}
+}
+
+// interrupted is a moment in the past: a read deadline that wakes a blocked reader.
+var interrupted = time.Unix(1, 0)
+
+// Interrupt wakes a blocked reader of c with a timeout.
+func Interrupt(c net.Conn) { _ = c.SetReadDeadline(interrupted) }

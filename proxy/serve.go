@@ -1,0 +1,245 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/listen"
+	"github.com/composure-mesh/composure/proxy/table"
+	"github.com/composure-mesh/composure/proxy/tcp"
+)
+
+// Times of detection.
+const (
+	// silence is how long the client of an undeclared port may be silent before its server is asked: a server that
+	// speaks first is waited for by its client.
+	silence = 100 * time.Millisecond
+	// meshSilence is for clients that have a proxy: it begins with a ClientHello, however busy its machine is.
+	meshSilence = 5 * time.Second
+	// helloTimeout is for the rest of a ClientHello, and again for the handshake.
+	helloTimeout  = 5 * time.Second
+	headerTimeout = 10 * time.Second
+)
+
+// stream is a client's connection on its way to be served.
+type stream struct {
+	*exchange.Connection
+	client *listen.Conn
+	target tcp.Target // where it goes as bytes
+	// protocol is what the port is declared to speak.
+	protocol mesh.Protocol
+	// silence is how long the client may send nothing before the server is asked.
+	silence time.Duration
+}
+
+func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
+	dst, ok := s.redirected(c, true)
+	switch {
+	case !ok:
+		listen.Reset(c)
+		return
+	case dst.Addr() == selfTestIP:
+		answerSelfTest(c)
+		return
+	}
+	t := s.table.Load()
+	target, cluster, ends := t.Session(dst)
+	s.serve(ctx, &stream{
+		Connection: connection(exchange.Outbound, c, dst),
+		client:     listen.NewConn(c),
+		target:     tcp.Target{Addr: target.Addr, Identity: target.Identity, Cluster: cluster, Ends: ends},
+		protocol:   t.Protocol(dst),
+		silence:    silence,
+	})
+}
+
+func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
+	dst, ok := s.redirected(c, false)
+	if !ok {
+		listen.Reset(c)
+		return
+	}
+	t := s.table.Load()
+	st := &stream{
+		Connection: connection(exchange.Inbound, c, dst),
+		client:     listen.NewConn(c),
+		target:     inboundTarget(t, dst),
+		protocol:   t.Protocol(dst),
+		silence:    silence,
+	}
+	if w := t.Workload(st.Remote.Addr()); w != nil && w.Identity != "" && s.cfg.Identity != nil {
+		st.silence = meshSilence
+	}
+	st.target.Ends.Source = t.Peer(st.Remote.Addr(), "")
+	s.serve(ctx, st)
+}
+
+func connection(d exchange.Direction, c *net.TCPConn, dst netip.AddrPort) *exchange.Connection {
+	return &exchange.Connection{
+		Direction: d, OriginalDst: dst, Start: time.Now(),
+		Remote: listen.AddrPort(c.RemoteAddr()), Local: listen.AddrPort(c.LocalAddr()),
+	}
+}
+
+// inboundTarget is our own application: at the very address that the client dialled, so that what listens on loopback
+// alone stays unreachable.
+func inboundTarget(t *table.Table, dst netip.AddrPort) tcp.Target {
+	target := tcp.Target{Addr: dst, Cluster: table.InboundCluster(dst.Port())}
+	if w := t.Self(); w != nil {
+		target.Ends.Destination = w.Workload
+	}
+	if svc := t.Inbound(nil); svc != nil {
+		target.Ends.Service = svc.Service
+	}
+	return target
+}
+
+// serve finds out what the client speaks and serves that.
+func (s *Server) serve(ctx context.Context, st *stream) {
+	kind, hello, err := s.sniff(st)
+	if err != nil {
+		s.undecided(st, err)
+		return
+	}
+	var session *tcp.Session
+	if kind == listen.Silent {
+		// Either side may be the one to speak first: only a connected server can tell.
+		if session, err = s.tcp.Connect(ctx, st.client, st.Connection, st.target); err != nil {
+			s.refuse(st, err)
+			return
+		}
+		serverFirst, err := session.ServerSpokeFirst()
+		if err == nil && !serverFirst {
+			kind, hello, err = listen.Sniff(st.client, s.timeouts(0))
+			if isEnd(err) {
+				kind, err = listen.TCP, nil // the client sends nothing at all: its end is passed on
+			}
+		}
+		if err != nil {
+			session.Abandon()
+			s.undecided(st, err)
+			return
+		}
+	}
+	s.connections.decided(st.client)
+	if hello != nil {
+		st.ServerName = hello.ServerName
+	}
+	switch {
+	case s.isMesh(st, hello):
+		abandon(session)
+		s.terminate(ctx, st)
+	case kind == listen.HTTP1 && mayBeHTTP(st.protocol), st.protocol == mesh.ProtocolHTTP && kind == listen.TCP && session == nil:
+		// A port that is declared HTTP and gets something else: the engine says so to the client.
+		abandon(session)
+		s.serveHTTP(ctx, st.client, st.Connection)
+	default:
+		s.pass(ctx, st, session)
+	}
+}
+
+// sniff waits for the client's first bytes. Where HTTP was declared, there is no server to speak first.
+func (s *Server) sniff(st *stream) (listen.Kind, *listen.Hello, error) {
+	quiet := st.silence
+	if st.protocol == mesh.ProtocolHTTP {
+		quiet = 0
+	}
+	return listen.Sniff(st.client, s.timeouts(quiet))
+}
+
+func (s *Server) timeouts(quiet time.Duration) listen.Timeouts {
+	return listen.Timeouts{Silence: quiet, Handshake: helloTimeout, Header: headerTimeout}
+}
+
+// mayBeHTTP reports whether a port of the declared protocol is served as HTTP where the client speaks it.
+func mayBeHTTP(p mesh.Protocol) bool { return p == mesh.ProtocolAuto || p == mesh.ProtocolHTTP }
+
+// isMesh reports whether a ClientHello is for this proxy rather than for the application.
+func (s *Server) isMesh(st *stream, hello *listen.Hello) bool {
+	return st.Direction == exchange.Inbound && s.cfg.Identity != nil && hello.Offers(mesh.ALPNHTTP1, mesh.ALPNTCP)
+}
+
+// terminate ends the mutual TLS of a peer's proxy and serves what is inside.
+func (s *Server) terminate(ctx context.Context, st *stream) {
+	conf := identity.ServerTLS(s.cfg.Identity, identity.MemberOf(s.trustDomain), mesh.ALPNHTTP1, mesh.ALPNTCP)
+	conn := tls.Server(st.client, conf)
+	shake, cancel := context.WithTimeout(ctx, helloTimeout)
+	err := conn.HandshakeContext(shake)
+	cancel()
+	var peer string
+	state := conn.ConnectionState()
+	if err == nil {
+		id, e := identity.PeerID(&state)
+		peer, err = id.String(), e
+	}
+	if err != nil {
+		reason := s.stats.handshakeFailed(err)
+		s.log.Info("a peer's mutual tls handshake failed", "remote", st.Remote, "reason", reason, "error", err)
+		_ = conn.Close() // sends what alert there is
+		return
+	}
+	st.Peer = peer
+	if state.NegotiatedProtocol == mesh.ALPNHTTP1 {
+		s.serveHTTP(ctx, conn, st.Connection)
+		return
+	}
+	t := s.table.Load()
+	st.target.Ends.Source = t.Peer(st.Remote.Addr(), peer)
+	st.client = listen.NewConn(conn)
+	s.pass(ctx, st, nil)
+}
+
+func (s *Server) serveHTTP(ctx context.Context, c net.Conn, conn *exchange.Connection) {
+	if err := s.engine.ServeHTTP1(ctx, c, conn); err != nil {
+		s.log.Debug("http connection ended", "remote", conn.Remote, "original_destination", conn.OriginalDst, "error", err)
+	}
+}
+
+// pass serves the connection as bytes, with the server that is connected already, if one is.
+func (s *Server) pass(ctx context.Context, st *stream, session *tcp.Session) {
+	if session == nil {
+		var err error
+		if session, err = s.tcp.Connect(ctx, st.client, st.Connection, st.target); err != nil {
+			s.refuse(st, err)
+			return
+		}
+	}
+	session.Run()
+}
+
+// refuse answers a failed dial: its connect() has succeeded long ago, so only RST can tell the client.
+func (s *Server) refuse(st *stream, err error) {
+	s.stats.connectFailed.Add(1)
+	s.log.Debug("upstream can't be reached", "destination", st.target.Addr, "error", err)
+	listen.Reset(st.client)
+}
+
+// undecided ends a connection whose client left or dallied before it was clear what it speaks.
+func (s *Server) undecided(st *stream, err error) {
+	switch {
+	case errors.Is(err, listen.ErrSlow):
+		s.stats.slowClients.Add(1)
+		s.log.Info("refused a connection", "remote", st.Remote, "original_destination", st.OriginalDst, "error", err)
+		listen.Reset(st.client)
+	case isEnd(err):
+		_ = st.client.Close() // it has sent nothing and is gone
+	default:
+		listen.Reset(st.client)
+	}
+}
+
+func abandon(session *tcp.Session) {
+	if session != nil {
+		session.Abandon()
+	}
+}
+
+func isEnd(err error) bool { return errors.Is(err, io.EOF) }

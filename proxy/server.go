@@ -1,0 +1,363 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/composure-mesh/composure/internal/httpx"
+	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/internal/lifecycle"
+	"github.com/composure-mesh/composure/mesh/report"
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/admin"
+	"github.com/composure-mesh/composure/proxy/control"
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/forward"
+	"github.com/composure-mesh/composure/proxy/table"
+	"github.com/composure-mesh/composure/proxy/tcp"
+	"github.com/composure-mesh/composure/proxy/telemetry"
+	"github.com/composure-mesh/composure/proxy/upstream"
+)
+
+// Conditions of readiness.
+const (
+	needListeners   = "listeners"
+	needSelfTest    = "self-test"
+	needCertificate = "certificate"
+	needSnapshot    = "snapshot"
+	notDraining     = "draining"
+)
+
+// Server is one proxy.
+type Server struct {
+	cfg         Config
+	log         *slog.Logger
+	trustDomain spiffeid.TrustDomain
+	instance    string
+	started     time.Time
+
+	ready     *admin.Readiness
+	applying  sync.Mutex // one Apply at a time
+	table     atomic.Pointer[table.Table]
+	snapshot  atomic.Pointer[snapshot.Snapshot]
+	applied   chan struct{} // closed when the first snapshot is in force
+	listening chan struct{} // closed when the first listeners are held
+	recorder  *telemetry.Recorder
+	accessLog *telemetry.AccessLog // nil for none
+	transport *upstream.Transport
+	engine    *forward.Engine
+	tcp       *tcp.Handler
+	control   *control.Client // nil for a proxy that stands alone
+
+	connections *connections
+	gateway     *gateway // nil for a sidecar
+	stats       counters
+	servers     []httpServer
+	draining    atomic.Bool
+}
+
+type httpServer struct {
+	server   *http.Server
+	listener net.Listener
+}
+
+// New builds a proxy and binds its own ports.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	td, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
+	if err != nil {
+		return nil, fmt.Errorf("trust domain %q: %w", cfg.TrustDomain, err)
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, trustDomain: td, instance: rand.Text(), started: time.Now(),
+		ready: admin.NewReadiness(conditions(&cfg)), applied: make(chan struct{}), listening: make(chan struct{}),
+		connections: newConnections(),
+	}
+	if err := s.build(); err != nil {
+		return nil, err
+	}
+	if err := s.bind(); err != nil {
+		s.closeListeners()
+		return nil, err
+	}
+	return s, nil
+}
+
+func conditions(cfg *Config) map[string]string {
+	c := map[string]string{needSnapshot: "none yet: pilot has not sent one"}
+	if cfg.Identity != nil {
+		c[needCertificate] = "none yet: citadel has not issued one"
+	}
+	if cfg.Capture != nil {
+		c[needListeners] = "not acquired yet"
+		if cfg.Capture.SelfTest.IsValid() {
+			c[needSelfTest] = "not passed yet"
+		}
+	}
+	return c
+}
+
+// build makes the parts, bottom up.
+func (s *Server) build() error {
+	cfg := &s.cfg
+	empty, err := table.Build(&snapshot.Snapshot{}, nil)
+	if err != nil {
+		return fmt.Errorf("empty table: %w", err)
+	}
+	s.table.Store(empty)
+	if cfg.AccessLog != nil && cfg.AccessLogFormat != telemetry.FormatOff {
+		s.accessLog = telemetry.NewAccessLog(cfg.AccessLog, cfg.AccessLogFormat)
+	}
+	s.recorder = telemetry.New(telemetry.Config{Cluster: cfg.Mesh, Instance: s.instance, AccessLog: s.accessLog})
+	var source identity.Source // must be a nil interface where there is none
+	if cfg.Identity != nil {
+		source = cfg.Identity
+	}
+	s.transport = upstream.New(upstream.Config{Identity: source, Dial: s.dial})
+	s.engine = forward.New(forward.Config{Table: s.table.Load, Transport: s.transport, Recorder: s.recorder, Log: s.log})
+	s.tcp = tcp.New(tcp.Config{Dial: s.dialSession, Recorder: s.recorder})
+	if cfg.Control == nil {
+		return s.Apply(cfg.Snapshot)
+	}
+	s.control, err = control.New(control.Config{
+		PilotSocket: cfg.Control.PilotSocket, MixerSocket: cfg.Control.MixerSocket, StateDir: cfg.Control.StateDir,
+		TrustDomain: cfg.TrustDomain, Identity: cfg.Identity, Apply: s.Apply, Report: s.recorder.Report,
+		Build: cfg.Build, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := s.control.Load(); err != nil {
+		s.log.Warn("the snapshot of the last run is of no use; waiting for pilot", "error", err)
+	}
+	return nil
+}
+
+// bind opens the proxy's own ports, and a gateway's.
+func (s *Server) bind() error {
+	ready := http.NewServeMux()
+	ready.Handle("GET /healthz/ready", s.ready)
+	for _, own := range []struct {
+		addr    string
+		handler http.Handler
+	}{
+		{s.cfg.AdminAddr, admin.Handler(s.adminConfig())},
+		{s.cfg.ReadyAddr, ready},
+		{s.cfg.MetricsAddr, admin.Metrics(func() *report.Report { r, _ := s.recorder.Report(); return r })},
+	} {
+		ln, err := net.Listen("tcp", own.addr)
+		if err != nil {
+			return fmt.Errorf("the proxy's own ports: %w", err)
+		}
+		s.servers = append(s.servers, httpServer{
+			&http.Server{Handler: own.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10},
+			ln,
+		})
+	}
+	if s.cfg.Capture == nil {
+		s.gateway = &gateway{server: s, listeners: map[uint16]*net.TCPListener{}, refused: map[uint16]bool{}}
+		return s.gateway.bind(s.cfg.GatewayPorts)
+	}
+	return nil
+}
+
+func (s *Server) closeListeners() {
+	for _, h := range s.servers {
+		_ = h.listener.Close() // nothing was served on it
+	}
+	if s.gateway != nil {
+		s.gateway.close()
+	}
+}
+
+// Apply puts a snapshot in force, or says why not.
+func (s *Server) Apply(snap *snapshot.Snapshot) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	if s.cfg.Identity == nil {
+		snap = plain(snap)
+	}
+	t, err := table.Build(snap, s.table.Load())
+	if err != nil {
+		return err
+	}
+	s.recorder.Apply(snap)
+	s.table.Store(t)
+	if s.snapshot.Swap(snap) == nil {
+		close(s.applied)
+		s.ready.Set(needSnapshot, "")
+	}
+	if s.gateway != nil {
+		s.gateway.apply(snap)
+	}
+	return nil
+}
+
+// plain is a snapshot for a proxy that can't prove who it is: every workload is dialled in plain text.
+func plain(snap *snapshot.Snapshot) *snapshot.Snapshot {
+	out := *snap
+	out.Workloads = append([]snapshot.Workload(nil), snap.Workloads...)
+	for i := range out.Workloads {
+		out.Workloads[i].Identity = ""
+	}
+	out.Proxy.Identity = ""
+	return &out
+}
+
+// Run serves until ctx ends, then drains.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.closeListeners()
+	// The proxy's parts outlive ctx: they are needed until the last connection is done.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	accept, stopAccepting := context.WithCancel(ctx)
+	defer stopAccepting()
+
+	var accepting lifecycle.Task
+	if s.gateway != nil {
+		accepting = s.gateway.run
+	} else {
+		accepting = s.capture
+	}
+	tasks := []lifecycle.Task{
+		func(work context.Context) error {
+			context.AfterFunc(work, stopAccepting) // some other part has failed
+			err := accepting(accept)
+			if err == nil && ctx.Err() != nil {
+				s.drain(work)
+				stop()
+			}
+			return err
+		},
+	}
+	for _, h := range s.servers {
+		tasks = append(tasks, func(work context.Context) error { return httpx.Serve(work, h.server, h.listener) })
+	}
+	if s.accessLog != nil {
+		tasks = append(tasks, s.accessLog.Run)
+	}
+	if s.cfg.Identity != nil {
+		tasks = append(tasks, s.cfg.Identity.Run, s.watchCertificate)
+	}
+	if s.control != nil {
+		tasks = append(tasks, s.control.Run)
+	}
+	if s.cfg.Capture != nil && s.cfg.Capture.SelfTest.IsValid() {
+		tasks = append(tasks, s.runSelfTest)
+	}
+	s.log.Info("started", "mode", s.mode(), "version", s.cfg.Build, "admin", s.servers[0].listener.Addr(),
+		"ready", s.servers[1].listener.Addr(), "metrics", s.servers[2].listener.Addr())
+	err := lifecycle.Run(work, tasks...)
+	s.connections.closeAll()
+	s.log.Info("stopped")
+	return err
+}
+
+// watchCertificate keeps readiness true to the certificate. The clock is looked at every second, since timers stand
+// still while a machine sleeps.
+func (s *Server) watchCertificate(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	first := s.cfg.Identity.Ready()
+	for {
+		s.ready.Set(needCertificate, s.cfg.Identity.Reason())
+		select {
+		case <-first:
+			first = nil
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Server) mode() string {
+	switch {
+	case s.gateway != nil:
+		return "gateway"
+	case s.control == nil:
+		return "standalone"
+	}
+	return "sidecar"
+}
+
+func (s *Server) adminConfig() admin.Config {
+	return admin.Config{
+		Info: s.info, Snapshot: s.snapshot.Load, Clusters: s.clusters, Stats: s.allStats, Level: s.cfg.Level, Readiness: s.ready,
+		Certs: func() any {
+			if s.cfg.Identity == nil {
+				return struct{}{}
+			}
+			return s.cfg.Identity.Status()
+		},
+	}
+}
+
+func (s *Server) info() admin.Info {
+	i := admin.Info{
+		Version: s.cfg.Build, Mode: s.mode(), Instance: s.instance, Uptime: time.Since(s.started).Seconds(), Draining: s.draining.Load(),
+	}
+	if snap := s.snapshot.Load(); snap != nil {
+		i.Workload, i.Snapshot = snap.Proxy.Name, snap.Version
+	}
+	return i
+}
+
+func (s *Server) clusters() []admin.Cluster {
+	out := []admin.Cluster{}
+	snap, t := s.snapshot.Load(), s.table.Load()
+	if snap == nil {
+		return out
+	}
+	add := func(service, subset string) {
+		c := t.Cluster(service, subset)
+		if c == nil {
+			return
+		}
+		entry := admin.Cluster{Service: service, Subset: subset, Endpoints: []admin.Endpoint{}}
+		for _, e := range c.Endpoints {
+			ep := admin.Endpoint{Address: e.Addr.String(), Identity: e.Identity, Active: e.Active()}
+			if e.Workload != nil {
+				ep.Workload = e.Workload.Name
+			}
+			entry.Endpoints = append(entry.Endpoints, ep)
+		}
+		out = append(out, entry)
+	}
+	for i := range snap.Services {
+		svc := &snap.Services[i]
+		add(svc.Host, "")
+		for _, sub := range svc.Subsets {
+			add(svc.Host, sub.Name)
+		}
+	}
+	return out
+}
+
+func (s *Server) allStats() map[string]uint64 {
+	out := s.stats.values()
+	out["connections.active"] = uint64(s.connections.count()) //nolint:gosec // a count
+	out["tcp.sessions_active"] = uint64(s.tcp.Active())       //nolint:gosec // a count
+	out["telemetry.series_dropped"] = s.recorder.Dropped()
+	if s.accessLog != nil {
+		out["access_log.lines_dropped"] = s.accessLog.Dropped()
+	}
+	if s.control != nil {
+		maps.Copy(out, s.control.Stats())
+	}
+	return out
+}
+
+var _ exchange.Recorder = (*telemetry.Recorder)(nil)

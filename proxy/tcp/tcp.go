@@ -1,0 +1,223 @@
+// Package tcp passes connections as bytes: it dials where a target says, moves bytes both ways until both sides
+// are done, and records the session.
+package tcp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/listen"
+)
+
+// Target is where a session goes: decided before anything is dialled.
+type Target struct {
+	Addr netip.AddrPort
+	// Identity is the SPIFFE ID to expect by mutual TLS; empty for plain TCP.
+	Identity string
+	Cluster  string
+	Ends     exchange.Ends
+}
+
+// Config is what a Handler needs.
+type Config struct {
+	// Dial connects to a target: with mutual TLS where it has an identity.
+	Dial func(ctx context.Context, to Target) (net.Conn, error)
+	// Recorder is told of each session that was opened or whose dial failed.
+	Recorder exchange.Recorder
+	// ConnectTimeout bounds Dial with its handshake; default 10 s, Istio's connectTimeout.
+	ConnectTimeout time.Duration
+	// IdleTimeout closes a session on which neither side has sent for so long; default 1 h, Envoy's idle_timeout.
+	IdleTimeout time.Duration
+}
+
+// Handler opens sessions.
+type Handler struct {
+	cfg Config
+
+	mu       sync.Mutex // taken at the beginning and end of a session only
+	sessions map[*Session]struct{}
+	idle     time.Duration // what Drain made of IdleTimeout
+}
+
+// New returns a handler without sessions.
+func New(cfg Config) *Handler {
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = 10 * time.Second
+	}
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = time.Hour
+	}
+	return &Handler{cfg: cfg, sessions: map[*Session]struct{}{}, idle: cfg.IdleTimeout}
+}
+
+// Session is a connected pair of sides that nothing has been sent on yet.
+type Session struct {
+	handler  *Handler
+	client   *listen.Conn
+	upstream *listen.Conn
+	record   exchange.Session
+	idle     *time.Timer
+}
+
+// Connect dials a target for a client. A failure is recorded; then the client is to be reset.
+func (h *Handler) Connect(ctx context.Context, client *listen.Conn, conn *exchange.Connection, to Target) (*Session, error) {
+	s := &Session{handler: h, client: client}
+	s.record = exchange.Session{Conn: conn, Start: time.Now(), Ends: to.Ends}
+	s.record.Upstream = exchange.Upstream{Cluster: to.Cluster, Remote: to.Addr, TLS: to.Identity != ""}
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.ConnectTimeout)
+	defer cancel()
+	up, err := h.cfg.Dial(ctx, to)
+	if err != nil {
+		s.record.Flag = exchange.FlagUpstreamConnect
+		s.record.Details = "upstream_connect_failure"
+		s.record.Upstream.Failure = err.Error()
+		s.record.Duration = time.Since(s.record.Start)
+		h.cfg.Recorder.SessionOpened(&s.record)
+		h.cfg.Recorder.SessionClosed(&s.record)
+		return nil, err
+	}
+	s.upstream = listen.NewConn(up)
+	s.record.Upstream.Local = listen.AddrPort(up.LocalAddr())
+	return s, nil
+}
+
+// Abandon drops a session that was opened in vain; it leaves no record.
+func (s *Session) Abandon() { listen.Reset(s.upstream) }
+
+// ServerSpokeFirst waits until a side sends something, and reports whether it was the server. What was sent stays
+// buffered. The end of a stream counts as sending. The error is that of a side that stayed silent for the idle
+// timeout.
+func (s *Session) ServerSpokeFirst() (bool, error) {
+	limit := time.Now().Add(s.handler.cfg.IdleTimeout)
+	if err := errors.Join(s.client.SetReadDeadline(limit), s.upstream.SetReadDeadline(limit)); err != nil {
+		return false, err
+	}
+	server := make(chan error, 1)
+	go func() {
+		err := s.upstream.Fill()
+		listen.Interrupt(s.client) // before the result: nobody interrupts it after the deadline is taken off
+		server <- err
+	}()
+	clientErr := s.client.Fill()
+	listen.Interrupt(s.upstream)
+	serverErr := <-server
+	err := errors.Join(s.client.SetReadDeadline(time.Time{}), s.upstream.SetReadDeadline(time.Time{}))
+	switch {
+	case err != nil:
+		return false, err
+	case !isTimeout(serverErr):
+		return true, nil
+	case isTimeout(clientErr):
+		return false, clientErr
+	}
+	return false, nil
+}
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// Run moves bytes until both directions have ended, then closes both sides and records the session.
+func (s *Session) Run() {
+	h := s.handler
+	h.cfg.Recorder.SessionOpened(&s.record)
+	h.add(s)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.record.BytesSent = s.pipe(s.client, s.upstream)
+	}()
+	s.record.BytesReceived = s.pipe(s.upstream, s.client)
+	<-done
+	h.remove(s)
+	s.record.Duration = time.Since(s.record.Start)
+	h.cfg.Recorder.SessionClosed(&s.record)
+	_ = s.client.Close() // both directions have ended
+	_ = s.upstream.Close()
+}
+
+// pipe moves one direction and passes its end on: FIN for FIN, RST for anything worse.
+func (s *Session) pipe(dst, src *listen.Conn) int64 {
+	n, err := move(dst, src)
+	if err == nil {
+		err = dst.CloseWrite()
+	}
+	if err != nil {
+		// A copy's error does not say which side it came from; the kernel knows which of the two was reset.
+		culprit := src
+		if closedByPeer(dst) {
+			culprit = dst
+		}
+		s.fail(culprit, err)
+		listen.Reset(dst)
+		listen.Reset(src)
+	}
+	return n
+}
+
+// fail notes the first failure for the access log: those after it are its echo.
+func (s *Session) fail(by *listen.Conn, err error) {
+	s.handler.mu.Lock()
+	defer s.handler.mu.Unlock()
+	switch {
+	case s.record.Details != "":
+	case by == s.client:
+		s.record.Flag, s.record.Details = exchange.FlagDownstreamTermination, "downstream_reset"
+	default:
+		s.record.Flag, s.record.Details = exchange.FlagUpstreamTermination, "upstream_reset"
+		s.record.Upstream.Failure = err.Error()
+	}
+}
+
+func (h *Handler) add(s *Session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sessions[s] = struct{}{}
+	s.idle = time.AfterFunc(h.idle, func() { h.expire(s) })
+}
+
+func (h *Handler) remove(s *Session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.sessions, s)
+	s.idle.Stop()
+}
+
+// expire closes s if neither side has sent for the idle timeout, else it looks again when that can be so. The
+// kernel keeps the time of the last data, so that spliced bytes need no attention of ours.
+func (h *Handler) expire(s *Session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, open := h.sessions[s]; !open {
+		return
+	}
+	quiet := min(lastReceived(s.client), lastReceived(s.upstream))
+	if quiet < h.idle {
+		s.idle.Reset(h.idle - quiet)
+		return
+	}
+	s.record.Details = "idle_timeout"
+	_ = s.client.Close() // wakes both directions
+	_ = s.upstream.Close()
+}
+
+// Drain makes sessions end soon: whichever has been quiet on both sides for the given time is closed.
+func (h *Handler) Drain(quiet time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.idle = quiet
+	for s := range h.sessions {
+		s.idle.Reset(0)
+	}
+}
+
+// Active is the number of sessions.
+func (h *Handler) Active() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.sessions)
+}
