@@ -15,11 +15,11 @@ import (
 
 // DropPrivileges gives up what the process does not need beyond talking to the engine's socket. As root it becomes
 // mesh.UIDKeeper, with the socket's group where that is what opens the socket. Where only the socket's owner may
-// use it, the process stays root, without capabilities, and takes over dir, which it has to write. In either case
+// use it, the process stays root, without capabilities, and takes over dirs, which it has to write. In either case
 // it can gain nothing again.
-func DropPrivileges(socket, dir string, log *slog.Logger) error {
+func DropPrivileges(log *slog.Logger, socket string, dirs ...string) error {
 	if os.Geteuid() == 0 {
-		if err := dropRoot(socket, dir); err != nil {
+		if err := dropRoot(socket, dirs); err != nil {
 			return fmt.Errorf("give up privileges: %w", err)
 		}
 	}
@@ -37,7 +37,7 @@ func DropPrivileges(socket, dir string, log *slog.Logger) error {
 	return nil
 }
 
-func dropRoot(socket, dir string) error {
+func dropRoot(socket string, dirs []string) error {
 	fi, err := os.Stat(socket)
 	if err != nil {
 		return fmt.Errorf("docker socket: %w: mount the engine's socket there", err)
@@ -52,9 +52,11 @@ func dropRoot(socket, dir string) error {
 	case perm&0o060 == 0o060:
 		groups = []int{int(st.Gid)}
 	default:
-		if err := os.Chown(dir, 0, 0); err != nil {
-			return fmt.Errorf("only user %d may use the docker socket %s, so the keeper stays root and must own %s: %w "+
-				"(it needs the capability CHOWN)", st.Uid, socket, dir, err)
+		for _, dir := range dirs {
+			if err := os.Chown(dir, 0, 0); err != nil {
+				return fmt.Errorf("only user %d may use the docker socket %s, so the keeper stays root and must own %s: %w "+
+					"(it needs the capability CHOWN, or the socket a group)", st.Uid, socket, dir, err)
+			}
 		}
 		return syscall.Setgroups(nil)
 	}

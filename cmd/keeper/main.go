@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path"
 
 	"github.com/composure-mesh/composure/internal/component"
 	"github.com/composure-mesh/composure/keeper"
@@ -26,7 +27,7 @@ func run(ctx context.Context, log *slog.Logger, _ []string) error {
 	if name == "" {
 		return errors.New("COMPOSURE_MESH is not set: it is the name of the mesh, which the label composure.mesh carries")
 	}
-	if err := keeper.DropPrivileges(engineSocket, mesh.Dir(mesh.RoleKeeper), log); err != nil {
+	if err := keeper.DropPrivileges(log, engineSocket, mesh.Dir(mesh.RoleKeeper), path.Dir(mesh.AdminSocket)); err != nil {
 		return err
 	}
 	engine, err := docker.New(engineSocket)
@@ -35,13 +36,14 @@ func run(ctx context.Context, log *slog.Logger, _ []string) error {
 	}
 	defer engine.Close()
 	k, err := keeper.New(keeper.Config{
-		Scope:      keeper.Scope{Mesh: name, TrustDomain: cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain)},
-		Engine:     engine,
-		Socket:     mesh.Socket(mesh.RoleKeeper),
-		BundleFile: mesh.TrustBundle,
-		AttestKey:  mesh.AttestKey,
-		Version:    component.Version,
-		Log:        log,
+		Scope:       keeper.Scope{Mesh: name, TrustDomain: cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain)},
+		Engine:      engine,
+		Socket:      mesh.Socket(mesh.RoleKeeper),
+		AdminSocket: mesh.AdminSocket,
+		BundleFile:  mesh.TrustBundle,
+		AttestKey:   mesh.AttestKey,
+		Version:     component.Version,
+		Log:         log,
 	})
 	if err != nil {
 		return err
