@@ -22,6 +22,9 @@ import (
 // proxy takes to be replaced, shorter than clients take to give up.
 const DefaultGrace = 10 * time.Second
 
+// acceptPause keeps an accept that fails from being tried in a busy loop.
+const acceptPause = 50 * time.Millisecond
+
 // Config is what a Server needs.
 type Config struct {
 	// Grace is how long connections wait for a proxy before they are reset.
@@ -39,6 +42,7 @@ type Server struct {
 	outbound *net.TCPListener
 	inbound  *net.TCPListener
 	peers    *net.UnixListener
+	stranger sync.Once // logs the first
 
 	mu       sync.Mutex
 	closed   bool
@@ -131,11 +135,14 @@ func (s *Server) Run(ctx context.Context) error {
 	s.wait()
 	for {
 		conn, err := s.peers.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept a proxy: %w", err)
+			// Short of descriptors or memory. To give up would take the namespace down.
+			s.cfg.Log.Warn("a proxy could not be accepted", "error", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		conns.Go(func() {
 			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -153,31 +160,32 @@ func (s *Server) serve(conn *net.UnixConn) {
 		s.cfg.Log.Warn("who asks for the listeners is unknown; refused", "error", err)
 		return
 	}
-	log := s.cfg.Log.With("pid", cred.Pid)
 	if cred.Uid != s.uid {
-		log.Warn("a process that is not the proxy asked for the listeners; refused", "uid", cred.Uid, "want", s.uid)
+		s.stranger.Do(func() { // once, lest an application fill the log
+			s.cfg.Log.Warn("a process that is not the proxy asked for the listeners; it and its like are refused", "uid", cred.Uid, "want", s.uid)
+		})
 		return
 	}
-	s.claim()
+	holders := s.claim()
 	defer s.release()
 	if err := s.hand(conn); err != nil {
-		log.Warn("the listeners could not be handed to the proxy", "error", err)
+		s.cfg.Log.Warn("the listeners could not be handed to a proxy", "error", err)
 		return
 	}
-	log.Info("the proxy holds the listeners")
+	s.cfg.Log.Info("a proxy holds the listeners", "holders", holders)
 	_, _ = io.Copy(io.Discard, conn) // until the peer hangs up, however it does
-	log.Info("the proxy let go of the listeners")
+	s.cfg.Log.Info("a proxy let go of the listeners")
 }
 
 // claim counts a holder. When it returns, nothing here accepts, so whatever the listeners accept from now on
-// is the holder's.
-func (s *Server) claim() {
+// is the holder's. The result is how many there are.
+func (s *Server) claim() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holders++
 	s.spell++
 	if !s.refusing {
-		return
+		return s.holders
 	}
 	past, none := time.Unix(1, 0), time.Time{}
 	for _, l := range []*net.TCPListener{s.outbound, s.inbound} {
@@ -188,7 +196,8 @@ func (s *Server) claim() {
 		_ = l.SetDeadline(none)
 	}
 	s.refusing = false
-	s.cfg.Log.Info("a proxy came; connections are served again")
+	s.cfg.Log.Info("a proxy came; connections are no longer reset")
+	return s.holders
 }
 
 func (s *Server) release() {
@@ -237,7 +246,7 @@ func reset(l *net.TCPListener) {
 		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		default:
-			// Out of descriptors, or a connection that died in the backlog: the next may do.
+			time.Sleep(acceptPause) // short of descriptors, or the connection died in the backlog
 		}
 	}
 }

@@ -65,12 +65,12 @@ func rules(_ context.Context, log *slog.Logger, args []string) error {
 	if err != nil {
 		return err
 	}
-	opts.IPv6 = ipv6Mode(true)
 	if *dryRun {
 		opts.IPv6 = sandbox.IPv6Capture
 		_, err := fmt.Print(sandbox.Plan(opts))
 		return err
 	}
+	opts.IPv6 = ipv6Mode(true)
 	return program(opts, log)
 }
 
