@@ -4,9 +4,10 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -38,17 +39,69 @@ type Config struct {
 
 // Engine serves HTTP connections.
 type Engine struct {
-	cfg Config
+	cfg      Config
+	draining atomic.Bool
+
+	mu    sync.Mutex // taken as a connection opens and closes, not by exchanges
+	conns map[*server]struct{}
 }
 
 // New makes an Engine.
-func New(cfg Config) *Engine { return &Engine{cfg: cfg} }
-
-// ServeHTTP1 serves the requests of one client connection, one after the other, until either side ends it, ctx is
-// cancelled or the engine drains. It closes conn. The error is nil where the connection ended as connections do.
-func (e *Engine) ServeHTTP1(ctx context.Context, conn net.Conn, c *exchange.Connection) error {
-	return errors.New("not yet")
+func New(cfg Config) *Engine {
+	t := &cfg.Timeouts
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{{&t.Header, 10 * time.Second}, {&t.Idle, time.Hour}, {&t.StreamIdle, 5 * time.Minute}} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	return &Engine{cfg: cfg, conns: map[*server]struct{}{}}
 }
 
-// Drain ends every connection that waits for a request, and the others after the exchange they are in.
-func (e *Engine) Drain() {}
+// ServeHTTP1 serves the requests of one client connection, one after the other, until either side ends it, ctx is
+// cancelled or the engine drains. It closes conn. The error says what ended a connection that did not end as
+// connections do; exchanges are told of in the record, not here.
+func (e *Engine) ServeHTTP1(ctx context.Context, conn net.Conn, c *exchange.Connection) error {
+	s := newServer(ctx, e, conn, c)
+	e.add(s)
+	defer e.remove(s)
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	return s.serve()
+}
+
+func (e *Engine) add(s *server) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.conns[s] = struct{}{}
+}
+
+func (e *Engine) remove(s *server) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.conns, s)
+}
+
+// Connections is how many are served.
+func (e *Engine) Connections() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.conns)
+}
+
+// drainGrace is how long a connection without any request yet may still bring one while the engine drains: its client
+// has dialled and not been told.
+const drainGrace = time.Second
+
+// Drain ends every connection that waits for its next request, and each other one after the exchange it is in, whose
+// response says Connection: close. It returns at once.
+func (e *Engine) Drain() {
+	e.draining.Store(true)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for s := range e.conns {
+		s.wake()
+	}
+}

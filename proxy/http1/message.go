@@ -1,6 +1,9 @@
 package http1
 
-import "bytes"
+import (
+	"bytes"
+	"time"
+)
 
 // Framing is how a body ends (RFC 9112 section 6.3).
 type Framing uint8
@@ -42,8 +45,8 @@ type Response struct {
 	Length    int64
 	KeepAlive bool
 	WebSocket bool // a 101 that switches to websocket
-	// IdleSeconds is the timeout of a Keep-Alive field, or -1.
-	IdleSeconds int
+	// IdleTimeout is what a Keep-Alive field says of how long the peer keeps an idle connection; 0 if it says nothing.
+	IdleTimeout time.Duration
 }
 
 // common is what requests and responses have alike.
@@ -60,7 +63,7 @@ type common struct {
 	websocket bool // Upgrade: websocket
 	nominated bool // Connection names fields
 	expect    int  // 1: 100-continue, 2: something else
-	idle      int
+	idle      time.Duration
 }
 
 // field parses one field line, without its line end, into f and notes what it means.
@@ -124,7 +127,8 @@ func (c *common) note(f *Field) *Error {
 		eachToken(f.Value, func(t []byte) bool {
 			if hasPrefixFold(t, "timeout=") {
 				if n, ok := parseLength(t[len("timeout="):]); ok && n < 1<<20 {
-					c.idle = int(n)
+					// At least something: 0 would mean that nothing was said.
+					c.idle = max(time.Duration(n)*time.Second, time.Nanosecond)
 				}
 			}
 			return true
@@ -216,7 +220,7 @@ func (q *Request) parse(head []byte, lim *Limits) *Error {
 	if err := q.requestLine(line, lim); err != nil {
 		return err
 	}
-	c := common{minor: q.Minor, idle: -1}
+	c := common{minor: q.Minor}
 	for len(rest) > 0 {
 		line, rest = cutLine(rest)
 		if len(h) == lim.Fields {
@@ -398,7 +402,7 @@ func (p *Response) parse(head []byte, toHead bool, lim *Limits) *Error {
 	if err := p.statusLine(line); err != nil {
 		return err
 	}
-	c := common{minor: p.Minor, idle: -1}
+	c := common{minor: p.Minor}
 	for len(rest) > 0 {
 		line, rest = cutLine(rest)
 		if len(h) == lim.Fields {
@@ -418,7 +422,7 @@ func (p *Response) parse(head []byte, toHead bool, lim *Limits) *Error {
 		return err
 	}
 	p.KeepAlive = c.wantsKeepAlive()
-	p.IdleSeconds = c.idle
+	p.IdleTimeout = c.idle
 	p.WebSocket = p.Status == 101 && c.upgrade && c.websocket
 	switch {
 	case toHead, p.Status < 200, p.Status == 204, p.Status == 304:

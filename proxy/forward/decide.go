@@ -1,0 +1,142 @@
+package forward
+
+import (
+	"net/netip"
+
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/route"
+	"github.com/composure-mesh/composure/proxy/table"
+	"github.com/composure-mesh/composure/proxy/upstream"
+)
+
+// origin is what a decision needs to know of the client's connection.
+type origin struct {
+	direction exchange.Direction
+	dst       netip.AddrPort
+	remote    netip.AddrPort
+	peer      string // verified SPIFFE ID
+	inbound   string // name of our own application's cluster at dst's port
+}
+
+// decision is where one exchange goes, complete: what follows only carries it out.
+type decision struct {
+	// fault is the answer to give where there is no way; everything else is then for the record.
+	fault *fault
+
+	route string // name for the access log
+	// cluster has the endpoints to choose from. If nil, endpoint is the one; if that is nil too, the destination is
+	// address, in plain text.
+	cluster  *upstream.Cluster
+	endpoint *upstream.Endpoint
+	address  netip.AddrPort
+	port     uint16 // at the endpoint
+	name     string // of the cluster
+	ends     exchange.Ends
+}
+
+// decide is the whole of routing: a pure function of the table, the connection and the request. random chooses
+// among weighted destinations.
+func decide(t *table.Table, o *origin, q *route.Request, random uint64) decision {
+	switch o.direction {
+	case exchange.Inbound:
+		return decideInbound(t, o, q)
+	case exchange.Gateway:
+		return decideGateway(t, o, q, random)
+	default:
+		return decideOutbound(t, o, q, random)
+	}
+}
+
+// decideInbound delivers to our own application: always at the very address that the client dialled, in plain text, so that
+// a listener on loopback alone is as unreachable as without a mesh.
+func decideInbound(t *table.Table, o *origin, q *route.Request) decision {
+	d := decision{route: "default", address: o.dst, port: o.dst.Port(), name: o.inbound}
+	d.ends.Source = t.Peer(o.remote.Addr(), o.peer)
+	if self := t.Self(); self != nil {
+		d.ends.Destination = self.Workload
+	}
+	if s := t.Inbound(q.Authority); s != nil {
+		d.ends.Service = s.Service
+	}
+	return d
+}
+
+func decideOutbound(t *table.Table, o *origin, q *route.Request, random uint64) decision {
+	var d decision
+	if self := t.Self(); self != nil {
+		d.ends.Source = self.Workload
+	}
+	out := t.Outbound(o.dst, q.Authority)
+	if out.Workload != nil {
+		d.ends.Destination = out.Workload.Workload
+		if c := out.Workload.Canonical; c != nil {
+			d.ends.Service = c.Service
+		}
+	}
+	switch {
+	case out.VirtualHost != nil:
+		d.follow(t, out.VirtualHost, q, random)
+	case out.Workload != nil:
+		d.route = "default"
+		d.endpoint, d.port = t.Direct(o.dst.Addr()), o.dst.Port()
+		host := ""
+		if c := out.Workload.Canonical; c != nil {
+			host = c.Host
+		}
+		d.name = upstream.ClusterName("outbound", d.port, "", host)
+	default:
+		d.route = "allow_any"
+		d.address, d.port, d.name = o.dst, o.dst.Port(), table.PassthroughCluster
+	}
+	return d
+}
+
+func decideGateway(t *table.Table, o *origin, q *route.Request, random uint64) decision {
+	var d decision
+	if self := t.Self(); self != nil {
+		d.ends.Source = self.Workload
+	}
+	vh := t.Gateway(o.dst.Port(), q.Authority)
+	if vh == nil {
+		d.fault = &noRoute
+		return d
+	}
+	d.follow(t, vh, q, random)
+	return d
+}
+
+// follow takes the virtual host's first route that matches.
+func (d *decision) follow(t *table.Table, vh *table.VirtualHost, q *route.Request, random uint64) {
+	if vh.Service != nil {
+		d.ends.Service = vh.Service.Service
+	}
+	r := vh.Routes.Match(q)
+	if r == nil {
+		d.fault = &noRoute
+		return
+	}
+	d.route = r.Name
+	if d.route == "" {
+		d.route = "default"
+	}
+	to := r.Pick(random)
+	d.port = to.Port
+	if d.port == 0 {
+		d.port = q.Port
+	}
+	// Who answers is known once an endpoint is chosen.
+	d.ends.Destination = nil
+	if s := t.Service(to.Service); s != nil {
+		d.ends.Service = s.Service
+	}
+	d.cluster = t.Cluster(to.Service, to.Subset)
+	if d.cluster == nil {
+		d.name = upstream.ClusterName("outbound", d.port, to.Subset, to.Service)
+		d.fault = &noCluster
+		return
+	}
+	d.name = d.cluster.Name(d.port)
+	if len(d.cluster.Endpoints) == 0 {
+		d.fault = &noHealthyUpstream
+	}
+}

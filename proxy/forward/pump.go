@@ -1,0 +1,160 @@
+package forward
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/upstream"
+)
+
+// pump is the second goroutine of an exchange, which reads from the client while the first waits for the upstream: it carries
+// what is left of the request's body, and then notices a client that goes away. An exchange without a body that is
+// answered fast has none.
+type pump struct {
+	running  bool
+	stopping atomic.Bool
+	done     chan struct{} // one token at the end
+
+	// Valid after stop.
+	sent  int64  // body bytes
+	fault *fault // the client's; the upstream connection was closed for it
+}
+
+// start begins to read from the client. With upload the body is carried first.
+func (s *server) startPump(up *upstream.Conn, upload bool) {
+	p := &s.pump
+	p.running, p.sent, p.fault = true, 0, nil
+	p.stopping.Store(false)
+	s.readUntil = time.Time{}
+	if upload {
+		_ = s.conn.SetReadDeadline(time.Now().Add(s.e.cfg.Timeouts.StreamIdle))
+	} else {
+		_ = s.conn.SetReadDeadline(time.Time{})
+	}
+	go s.pumping(up, upload)
+}
+
+// stopPump ends the pump and waits for it.
+func (s *server) stopPump() {
+	p := &s.pump
+	if !p.running {
+		return
+	}
+	p.stopping.Store(true)
+	_ = s.conn.SetReadDeadline(past)
+	<-p.done
+	p.running = false
+	s.readUntil = time.Time{}
+	s.x.BytesReceived += p.sent
+	p.sent = 0
+}
+
+func (s *server) pumping(up *upstream.Conn, upload bool) {
+	p := &s.pump
+	defer func() { p.done <- struct{}{} }()
+	if upload {
+		f, failed := s.upload(up)
+		if f != nil {
+			p.fault = f
+			_ = up.Close()
+			return
+		}
+		if failed {
+			// The upstream takes no more. It may have answered; the other goroutine will see.
+			return
+		}
+		_ = s.conn.SetReadDeadline(time.Time{})
+		if p.stopping.Load() {
+			return
+		}
+	}
+	if s.in.Buffered() > 0 {
+		return // the next request: the client is there, and nothing more can be told
+	}
+	if err := s.in.Fill(); err != nil && !p.stopping.Load() {
+		p.fault = &clientGone
+		_ = up.Close()
+	}
+}
+
+// upload carries the rest of the body. A fault is the client's; failed says that the upstream did not take it.
+func (s *server) upload(up *upstream.Conn) (f *fault, failed bool) {
+	buf := http1.GetBuffer()
+	defer http1.PutBuffer(buf)
+	defer func() { _ = up.SetWriteDeadline(time.Time{}) }()
+	limit := s.e.cfg.Timeouts.StreamIdle
+	for {
+		out, n, err := appendBody(buf[:0], s.in, s.req.Framing == http1.Chunked)
+		now := time.Now()
+		if len(out) > 0 {
+			s.active.Store(now.UnixNano())
+			_ = up.SetWriteDeadline(now.Add(limit))
+			if _, err := up.Write(out); err != nil {
+				return nil, true
+			}
+			s.pump.sent += int64(n)
+		}
+		switch {
+		case err == io.EOF:
+			return nil, false
+		case err == nil:
+			if !s.pump.stopping.Load() {
+				_ = s.conn.SetReadDeadline(now.Add(limit))
+				if s.pump.stopping.Load() {
+					_ = s.conn.SetReadDeadline(past)
+				}
+			}
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if s.pump.stopping.Load() {
+				return nil, true
+			}
+			left := time.Unix(0, s.active.Load()).Add(limit).Sub(now)
+			if left <= 0 {
+				return &streamIdle, false
+			}
+			_ = s.conn.SetReadDeadline(now.Add(left))
+		default:
+			var broken *http1.Error
+			if errors.As(err, &broken) {
+				return clientProtocol(broken), false
+			}
+			return &clientGone, false
+		}
+	}
+}
+
+// appendBody appends what src yields of its body by one read, as a chunk if chunked, up to buf's capacity. At the
+// body's end, io.EOF, the last chunk is appended too. n is the number of body bytes.
+func appendBody(buf []byte, src *http1.Reader, chunked bool) (out []byte, n int, err error) {
+	start := len(buf)
+	if !chunked {
+		n, err = src.Read(buf[start:cap(buf)])
+		return buf[:start+n], n, err
+	}
+	// The size line is written before the data is there; a shorter one than this leaves a gap to close.
+	const head, tail, most = len("7fff\r\n"), len("\r\n0\r\n\r\n"), 0x7fff
+	n, err = src.Read(buf[start+head : min(cap(buf)-tail, start+head+most)])
+	if n > 0 {
+		data := buf[start+head : start+head+n]
+		buf = http1.AppendChunkHead(buf, n)
+		if len(buf) == start+head {
+			buf = buf[:start+head+n]
+		} else {
+			buf = append(buf, data...)
+		}
+		buf = append(buf, '\r', '\n')
+	}
+	if err == io.EOF {
+		buf = http1.AppendLastChunk(buf, src.Trailer())
+	}
+	return buf, n, err
+}
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
