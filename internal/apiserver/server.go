@@ -21,8 +21,8 @@ type Config struct {
 	// Views are read-only resources of core v1, held in ViewStore.
 	Views     []View
 	ViewStore *Store
-	// Warn names what is questionable about an object that is otherwise right; optional. The warnings go to the
-	// client, which shows them.
+	// Warn names what is questionable about an object that is otherwise right; optional. The object is in Store by
+	// then, but for a dry run. The warnings go to the client, which shows them.
 	Warn func(*api.Object) []string
 	// Version is the build's.
 	Version string

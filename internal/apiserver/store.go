@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -101,6 +102,13 @@ func (s *Store) List(resource schema.GroupResource, namespace string) ([]*unstru
 	return s.list(func(k Key) bool {
 		return k.Resource == resource && (namespace == "" || k.Namespace == namespace)
 	}), s.revision
+}
+
+// ListAll is everything there is, with the revision at which this was so.
+func (s *Store) ListAll() (map[Key]*unstructured.Unstructured, uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return maps.Clone(s.objects), s.revision
 }
 
 func (s *Store) list(match func(Key) bool) []*unstructured.Unstructured {

@@ -24,8 +24,8 @@ type write struct {
 	version string
 	key     Key
 	dryRun  bool
-	manager string // of the fields that it sets (managedFields)
-	warned  []string
+	manager string      // of the fields that it sets (managedFields)
+	decoded *api.Object // what the request leads to
 }
 
 func (s *Server) newWrite(r *http.Request, res *resource, version string) (*write, error) {
@@ -112,7 +112,9 @@ func (wr *write) apply(w http.ResponseWriter, r *http.Request, code int, change 
 	if !wr.dryRun {
 		wr.server.cfg.Log.Info("object changed", "kind", wr.kind, "namespace", wr.key.Namespace, "name", wr.key.Name, "by", wr.manager, "resourceVersion", o.GetResourceVersion())
 	}
-	warn(w, wr.warned)
+	if wr.server.cfg.Warn != nil {
+		warn(w, wr.server.cfg.Warn(wr.decoded))
+	}
 	return wr.server.writeObject(w, r, code, wr.resource, wr.as(o, wr.version))
 }
 
@@ -149,9 +151,7 @@ func (wr *write) next(current, o *unstructured.Unstructured, track tracker) (*un
 		return nil, err
 	}
 	content = wr.as(content, wr.versions[0])
-	if wr.server.cfg.Warn != nil {
-		wr.warned = wr.server.cfg.Warn(decoded)
-	}
+	wr.decoded = decoded
 	if current != nil && sameContent(current, content) {
 		return current, nil
 	}

@@ -1,0 +1,120 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1"
+
+	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
+)
+
+// Check says what is questionable about o in the view x, of which it is part: it is valid, and does not do what it
+// seems to. The writer is shown it as a warning.
+func (x *Index) Check(o *api.Object) []Problem {
+	workloads := make([]*mesh.Workload, len(x.facts.Workloads))
+	for i := range x.facts.Workloads {
+		workloads[i] = &x.facts.Workloads[i]
+	}
+	// The eyes of a workload in the object's namespace that reaches all others.
+	c := &compiler{Index: x, proxy: &mesh.Workload{Namespace: o.Meta.Namespace}, catalog: newCatalog(o.Meta.Namespace, workloads)}
+	c.compiled = c.services()
+	c.problems = nil
+	switch spec := o.Spec.(type) {
+	case *networking.VirtualService:
+		c.checkVirtualService(o, spec)
+	case *networking.DestinationRule:
+		if host := c.catalog.resolve(spec.Host, o.Meta.Namespace); !strings.HasPrefix(host, "*") && c.service(host) == nil {
+			c.problem(o, "spec.host", "no workload serves "+host)
+		}
+	case *networking.Gateway:
+		c.checkGateway(o, spec)
+	}
+	return c.problems
+}
+
+func (c *compiler) checkVirtualService(o *api.Object, vs *networking.VirtualService) {
+	for i, name := range vs.Gateways {
+		known := slices.ContainsFunc(c.gateways, func(g *api.Object) bool {
+			return g.Meta.Namespace+"/"+g.Meta.Name == qualify(name, o.Meta.Namespace)
+		})
+		if name != api.MeshGateway && !known {
+			c.problem(o, fmt.Sprintf("spec.gateways[%d]", i), fmt.Sprintf("there is no Gateway %s", qualify(name, o.Meta.Namespace)))
+		}
+	}
+	if bound(vs.Gateways, api.MeshGateway, o.Meta.Namespace) {
+		c.checkHosts(o, vs)
+	}
+	for i, http := range vs.Http {
+		for j, d := range http.Route {
+			c.checkTarget(o, fmt.Sprintf("spec.http[%d].route[%d].destination", i, j), d.Destination)
+		}
+	}
+}
+
+func (c *compiler) checkHosts(o *api.Object, vs *networking.VirtualService) {
+	for i, name := range vs.Hosts {
+		path := fmt.Sprintf("spec.hosts[%d]", i)
+		host := c.catalog.resolve(name, o.Meta.Namespace)
+		if c.service(host) == nil && strings.HasSuffix(host, "."+mesh.DomainSuffix) && !strings.HasPrefix(host, "*") {
+			c.problem(o, path, "no workload serves "+host)
+		}
+		for _, other := range c.virtualServices {
+			if other.Meta.UID == o.Meta.UID && other.String() == o.String() {
+				break // the others are younger
+			}
+			spec := other.Spec.(*networking.VirtualService)
+			if bound(spec.Gateways, api.MeshGateway, other.Meta.Namespace) && slices.ContainsFunc(spec.Hosts, func(h string) bool {
+				return c.catalog.resolve(h, other.Meta.Namespace) == host
+			}) {
+				c.problem(o, path, fmt.Sprintf("%s belongs to %s, which is older; the rules here are not used for it", name, other))
+				break
+			}
+		}
+	}
+}
+
+func (c *compiler) checkTarget(o *api.Object, path string, d *networking.Destination) {
+	host := c.catalog.resolve(d.Host, o.Meta.Namespace)
+	s := c.service(host)
+	if s == nil {
+		c.problem(o, path+".host", "no workload serves "+host+"; its requests get 503")
+		return
+	}
+	if d.Subset == "" {
+		return
+	}
+	i := slices.IndexFunc(s.Subsets, func(sub snapshot.Subset) bool { return sub.Name == d.Subset })
+	switch {
+	case i < 0:
+		c.problem(o, path+".subset", fmt.Sprintf("no DestinationRule gives %s a subset %q; its requests get 503", host, d.Subset))
+	case len(s.Subsets[i].Endpoints) == 0:
+		c.problem(o, path+".subset", fmt.Sprintf("no running workload of %s is in subset %q; its requests get 503", host, d.Subset))
+	}
+}
+
+func (c *compiler) checkGateway(o *api.Object, gw *networking.Gateway) {
+	var selected []*mesh.Workload
+	for i := range c.facts.Workloads {
+		if w := &c.facts.Workloads[i]; w.Role == mesh.RoleGateway && isSubset(gw.Selector, w.Labels) {
+			selected = append(selected, w)
+		}
+	}
+	if len(selected) == 0 {
+		c.problem(o, "spec.selector", "no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway")
+		return
+	}
+	for i, server := range gw.Servers {
+		for _, w := range selected {
+			published := slices.ContainsFunc(w.Ports, func(p mesh.Port) bool {
+				return uint32(p.Number) == server.Port.Number && len(p.Published) > 0
+			})
+			if !published {
+				c.problem(o, fmt.Sprintf("spec.servers[%d].port.number", i), fmt.Sprintf("gateway %s publishes no port %d: meshctl compose inject --ingress HOSTPORT:%d does", w.Name, server.Port.Number, server.Port.Number))
+			}
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
+)
+
+// Compile is the sealed snapshot of the proxy of the named workload, with what in the intent it could not do.
+func Compile(v View, workload string) (*snapshot.Snapshot, []Problem, error) {
+	return New(v).Compile(workload)
+}
+
+// Compile is the sealed snapshot of the proxy of the named workload, with what in the intent it could not do. The
+// error is that there is no such workload.
+func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) {
+	proxy := x.workloads[workload]
+	if proxy == nil {
+		return nil, nil, fmt.Errorf("workload %q is not among those that run", workload)
+	}
+	workloads := x.reachable(proxy)
+	c := &compiler{Index: x, proxy: proxy, catalog: newCatalog(proxy.Namespace, workloads)}
+	s := &snapshot.Snapshot{TrustDomain: x.trustDomain, Proxy: workloadOf(proxy, proxy)}
+	// Its own identity is told to every proxy; that of a peer says that it is to be dialled with mutual TLS.
+	s.Proxy.Identity = proxy.Identity
+	for _, w := range workloads {
+		s.Workloads = append(s.Workloads, workloadOf(w, proxy))
+	}
+	s.Services = c.services()
+	c.compiled = s.Services
+	if proxy.Role == mesh.RoleGateway {
+		s.Gateways = c.gatewayServers()
+	} else {
+		s.VirtualHosts = c.virtualHosts()
+	}
+	if err := s.Seal(); err != nil {
+		return nil, nil, err
+	}
+	return s, c.problems, nil
+}
+
+// compiler is the making of one snapshot.
+type compiler struct {
+	*Index
+	proxy    *mesh.Workload
+	catalog  *catalog
+	compiled []snapshot.Service // by host
+	problems []Problem
+}
+
+func (c *compiler) problem(o *api.Object, path, detail string) {
+	p := Problem{Resource: o.String(), Path: path, Detail: detail}
+	if !slices.Contains(c.problems, p) {
+		c.problems = append(c.problems, p)
+	}
+}
+
+func (c *compiler) service(host string) *snapshot.Service {
+	i, ok := slices.BinarySearchFunc(c.compiled, host, func(s snapshot.Service, host string) int { return cmp.Compare(s.Host, host) })
+	if !ok {
+		return nil
+	}
+	return &c.compiled[i]
+}
+
+// workloadOf is w as the proxy of viewer needs to know it.
+func workloadOf(w, viewer *mesh.Workload) snapshot.Workload {
+	out := snapshot.Workload{
+		Name: w.Name, Namespace: w.Namespace, ServiceAccount: w.ServiceAccount,
+		Service: w.CanonicalService(), Labels: w.Labels, Addresses: addressesOf(w, viewer),
+	}
+	if w.Meshed {
+		out.Identity = w.Identity
+	}
+	out.Ports = portsOf([]*mesh.Workload{w})
+	return out
+}
+
+// addressesOf are w's addresses, those in a network of viewer's first, in the order of viewer's networks: the first
+// can be dialled from there.
+func addressesOf(w, viewer *mesh.Workload) []string {
+	rank := func(a mesh.Address) int {
+		i := slices.IndexFunc(viewer.Addresses, func(v mesh.Address) bool { return v.Network == a.Network })
+		if i < 0 {
+			return len(viewer.Addresses)
+		}
+		return i
+	}
+	sorted := slices.SortedStableFunc(slices.Values(w.Addresses), func(a, b mesh.Address) int { return cmp.Compare(rank(a), rank(b)) })
+	var addresses []string
+	for _, a := range sorted {
+		for _, ip := range []string{a.IPv4, a.IPv6} {
+			if ip != "" {
+				addresses = append(addresses, ip)
+			}
+		}
+	}
+	return addresses
+}

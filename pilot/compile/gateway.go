@@ -1,0 +1,126 @@
+package compile
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	networking "istio.io/api/networking/v1"
+
+	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
+)
+
+// gatewayServers are the ports that Gateways open at this proxy: those whose selector it has the labels for. Servers
+// of one port are one.
+func (c *compiler) gatewayServers() []snapshot.GatewayServer {
+	routes := map[uint16]map[string][]snapshot.Route{} // by port and domain
+	for _, o := range c.gateways {
+		gw := o.Spec.(*networking.Gateway)
+		if !isSubset(gw.Selector, c.proxy.Labels) {
+			continue
+		}
+		for _, server := range gw.Servers {
+			port := uint16(server.Port.Number) //nolint:gosec // api validates the range
+			if routes[port] == nil {
+				routes[port] = map[string][]snapshot.Route{}
+			}
+			c.serverRoutes(routes[port], o, server)
+		}
+	}
+	var servers []snapshot.GatewayServer
+	for _, port := range slices.Sorted(maps.Keys(routes)) {
+		server := snapshot.GatewayServer{Port: port, Protocol: mesh.ProtocolHTTP}
+		for _, domain := range slices.Sorted(maps.Keys(routes[port])) {
+			vh := snapshot.VirtualHost{Name: domain, Domains: []string{domain}, Routes: catchAllsLast(routes[port][domain])}
+			if host, ok := c.catalog.aliases[domain]; ok {
+				vh.Service = host
+			}
+			server.VirtualHosts = append(server.VirtualHosts, vh)
+		}
+		servers = append(servers, server)
+	}
+	return servers
+}
+
+// serverRoutes adds to routes, by domain, the rules of the VirtualServices that name the gateway and have a host in
+// common with the server. Several for one domain are merged, the oldest first
+// (istio.io/docs/ops/best-practices/traffic-management/#split-virtual-services).
+func (c *compiler) serverRoutes(routes map[string][]snapshot.Route, gateway *api.Object, server *networking.Server) {
+	name := gateway.Meta.Namespace + "/" + gateway.Meta.Name
+	for _, o := range c.virtualServices {
+		vs := o.Spec.(*networking.VirtualService)
+		if !bound(vs.Gateways, name, o.Meta.Namespace) {
+			continue
+		}
+		domains := c.serverDomains(gateway, server, o)
+		if len(domains) == 0 {
+			continue
+		}
+		rules := c.routes(o, name)
+		for _, domain := range domains {
+			routes[domain] = appendNew(routes[domain], rules)
+		}
+	}
+}
+
+// serverDomains are the hosts of a VirtualService, under all their names, as far as the server has them.
+func (c *compiler) serverDomains(gateway *api.Object, server *networking.Server, o *api.Object) []string {
+	var domains []string
+	for _, host := range o.Spec.(*networking.VirtualService).Hosts {
+		host = c.catalog.resolve(host, o.Meta.Namespace)
+		names := c.catalog.domains(host)
+		if len(names) == 0 {
+			names = []string{host}
+		}
+		for _, pattern := range server.Hosts {
+			namespace, pattern := api.SplitGatewayHost(pattern)
+			if namespace == "." {
+				namespace = gateway.Meta.Namespace
+			}
+			if namespace != "*" && namespace != o.Meta.Namespace {
+				continue
+			}
+			domains = append(domains, common(host, names, c.catalog.resolve(pattern, gateway.Meta.Namespace))...)
+		}
+	}
+	slices.Sort(domains)
+	return slices.Compact(domains)
+}
+
+// common are the names of a host that pattern has too: all of them where it has the host itself.
+func common(host string, names []string, pattern string) []string {
+	if covers(pattern, host) {
+		return names
+	}
+	var found []string
+	for _, name := range names {
+		if domain, ok := intersect(name, pattern); ok {
+			found = append(found, domain)
+		}
+	}
+	return found
+}
+
+// appendNew appends rules but those that routes holds: two servers of one port may lead to the same rule.
+func appendNew(routes, rules []snapshot.Route) []snapshot.Route {
+	for _, r := range rules {
+		if !slices.ContainsFunc(routes, func(have snapshot.Route) bool { return have.Resource == r.Resource }) {
+			routes = append(routes, r)
+		}
+	}
+	return routes
+}
+
+// catchAllsLast moves rules that match everything behind the others, so that merging hides none.
+func catchAllsLast(routes []snapshot.Route) []snapshot.Route {
+	rank := func(r snapshot.Route) int {
+		if len(r.Matches) == 0 {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(routes, func(a, b snapshot.Route) int { return cmp.Compare(rank(a), rank(b)) })
+	return routes
+}
