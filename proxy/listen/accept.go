@@ -6,13 +6,21 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
+
+// Listener is a *net.TCPListener.
+type Listener interface {
+	AcceptTCP() (*net.TCPConn, error)
+	Addr() net.Addr
+	Close() error
+}
 
 // Accept hands each connection of ln to handle until ctx ends or ln is closed, which is no error. handle must
 // not block: it starts what it needs. A lack of descriptors or memory is waited out, from 5 ms up to a second,
 // since whoever is connected may finish meanwhile; onError is told of it.
-func Accept(ctx context.Context, ln *net.TCPListener, handle func(*net.TCPConn), onError func(error)) error {
+func Accept(ctx context.Context, ln Listener, handle func(*net.TCPConn), onError func(error)) error {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	var pause time.Duration
@@ -37,10 +45,14 @@ func Accept(ctx context.Context, ln *net.TCPListener, handle func(*net.TCPConn),
 	}
 }
 
-// temporary tells EMFILE, ENFILE, ENOBUFS, ENOMEM and ECONNABORTED from errors that do not pass.
+// temporary tells errors that pass from those that do not. Aborted connections and interruptions are net's to retry.
 func temporary(err error) bool {
-	var t interface{ Temporary() bool }
-	return errors.As(err, &t) && t.Temporary()
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // AddrPort is a's address and port, an IPv4-mapped address as IPv4. It is invalid for an address that has none.

@@ -54,8 +54,7 @@ func (c *Conn) Take() []byte {
 	return b
 }
 
-// Fill reads once more from the connection and appends to Buffered. Its error is that of the read; bytes that
-// came with it are kept.
+// Fill reads once more from the connection and appends to Buffered; without an error there is more than before.
 func (c *Conn) Fill() error {
 	if c.prefix == nil {
 		c.pooled = peekBuffers.Get().(*[firstPeek]byte)
@@ -70,7 +69,11 @@ func (c *Conn) Fill() error {
 		c.returnBuffer()
 		c.prefix = grown
 	}
-	n, err := c.Conn.Read(c.prefix[len(c.prefix):cap(c.prefix)])
+	var n int
+	var err error
+	for n == 0 && err == nil { // a reader may return nothing, and no error
+		n, err = c.Conn.Read(c.prefix[len(c.prefix):cap(c.prefix)])
+	}
 	c.prefix = c.prefix[:len(c.prefix)+n]
 	if n > 0 {
 		return nil // an error that came along comes again

@@ -94,10 +94,10 @@ func receive(c *net.UnixConn) ([2]*net.TCPListener, error) {
 	var data [1]byte
 	oob := make([]byte, unix.CmsgSpace(2*4))
 	n, oobn, flags, _, err := c.ReadMsgUnix(data[:], oob)
-	if err != nil {
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
 		return lns, fmt.Errorf("receive from the sandbox: %w", err)
-	}
-	if n == 0 {
+	case n == 0:
 		return lns, fmt.Errorf("receive from the sandbox: %w; it hands listeners to uid 1337 alone, and this process is uid %d", io.EOF, os.Getuid())
 	}
 	fds, err := descriptors(oob[:oobn])
