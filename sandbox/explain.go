@@ -28,11 +28,6 @@ var features = map[string][2]string{
 // explain adds to a failure of iptables what is missing and what to do about it. iptables itself says little
 // more than "No such file or directory".
 func (nf *Netfilter) explain(f Family, table string, cause error) error {
-	for _, c := range nf.neededCaps() {
-		if have, err := hasCap(c.number); err == nil && !have {
-			return fmt.Errorf("capability %s is missing: add it to cap_add of the sandbox's service (it is dropped again after programming): %w", c.name, cause)
-		}
-	}
 	if strings.Contains(cause.Error(), "xtables.lock") {
 		return fmt.Errorf("the lock file can't be made: mount a tmpfs on /run: %w", cause)
 	}
@@ -105,13 +100,24 @@ type capability struct {
 	name   string
 }
 
-// neededCaps are those of programming: the legacy backend talks through a raw socket.
-func (nf *Netfilter) neededCaps() []capability {
-	caps := []capability{{unix.CAP_NET_ADMIN, "NET_ADMIN"}}
-	if nf.Backend == BackendLegacy {
-		caps = append(caps, capability{unix.CAP_NET_RAW, "NET_RAW"})
+// Programming needs NET_ADMIN, and in the legacy backend, which talks through a raw socket, NET_RAW.
+var (
+	netAdmin = capability{unix.CAP_NET_ADMIN, "NET_ADMIN"}
+	netRaw   = capability{unix.CAP_NET_RAW, "NET_RAW"}
+)
+
+// needCaps names the first capability that the process lacks.
+func needCaps(caps ...capability) error {
+	for _, c := range caps {
+		have, err := hasCap(c.number)
+		if err != nil {
+			return err
+		}
+		if !have {
+			return fmt.Errorf("capability %s is missing: add it to cap_add of the sandbox's service (it is dropped again after programming)", c.name)
+		}
 	}
-	return caps
+	return nil
 }
 
 // hasCap reads the process's effective capabilities.

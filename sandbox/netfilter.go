@@ -41,6 +41,9 @@ type Netfilter struct {
 
 // Open chooses the backend: Docker's own if its chains are found in one of them, else nft, else legacy.
 func Open() (*Netfilter, error) {
+	if err := needCaps(netAdmin); err != nil {
+		return nil, err
+	}
 	nft, nftErr := openBackend(BackendNFT)
 	if nftErr == nil && nft.has(dockerChain) {
 		return nft, nil
@@ -59,11 +62,15 @@ func Open() (*Netfilter, error) {
 	return nil, fmt.Errorf("no usable iptables: %w", errors.Join(nftErr, legacyErr))
 }
 
-// OpenBackend uses the given backend without a choice.
-func OpenBackend(b Backend) (*Netfilter, error) { return openBackend(b) }
-
 func openBackend(b Backend) (*Netfilter, error) {
 	nf := &Netfilter{Backend: b, tables: map[Family]*iptables.IPTables{}}
+	needed := []capability{netAdmin}
+	if b == BackendLegacy {
+		needed = append(needed, netRaw)
+	}
+	if err := needCaps(needed...); err != nil {
+		return nil, fmt.Errorf("%s: %w", nf.program(IPv4), err)
+	}
 	for _, f := range []Family{IPv4, IPv6} {
 		proto := iptables.ProtocolIPv4
 		if f == IPv6 {

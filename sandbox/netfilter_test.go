@@ -150,6 +150,9 @@ func TestOpenChoosesDockers(t *testing.T) {
 
 // TestErrorsNameTheFeature runs programs in iptables' place that refuse what a kernel may lack.
 func TestErrorsNameTheFeature(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: a missing capability is reported before a missing feature")
+	}
 	for _, tc := range []struct{ refuse, module string }{
 		{"-m owner", "xt_owner"},
 		{"-j REDIRECT", "xt_REDIRECT"},
@@ -161,9 +164,6 @@ func TestErrorsNameTheFeature(t *testing.T) {
 		{"*filter", "nf_tables"},
 	} {
 		t.Run(tc.refuse, func(t *testing.T) {
-			if os.Getuid() != 0 {
-				t.Skip("needs root: a missing capability is reported before a missing feature")
-			}
 			nf := fakeBackend(t, tc.refuse, "RULE_APPEND failed (No such file or directory)")
 			err := nf.Apply(Plan(Options{}))
 			if err == nil {
@@ -177,9 +177,6 @@ func TestErrorsNameTheFeature(t *testing.T) {
 		})
 	}
 	t.Run("lock file", func(t *testing.T) {
-		if os.Getuid() != 0 {
-			t.Skip("needs root")
-		}
 		nf := fakeBackend(t, "COMMIT", "Fatal: no lock file /run/xtables.lock: Read-only file system")
 		if err := nf.Apply(Plan(Options{})); err == nil || !strings.Contains(err.Error(), "mount a tmpfs on /run") {
 			t.Errorf("got %v", err)
@@ -215,7 +212,7 @@ func fakeBackend(t *testing.T, refuse, stderr string) *Netfilter {
 		script(name+"-restore", `if grep -qFe '`+refuse+`'; then echo '`+stderr+`' >&2; exit 1; fi`)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	nf, err := OpenBackend(BackendNFT)
+	nf, err := openBackend(BackendNFT)
 	if err != nil {
 		t.Fatal(err)
 	}

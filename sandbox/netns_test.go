@@ -254,7 +254,7 @@ func (ns *namespace) backend(t *testing.T, b Backend) *Netfilter {
 	}
 	var nf *Netfilter
 	ns.do(t, func() (err error) {
-		nf, err = OpenBackend(b)
+		nf, err = openBackend(b)
 		return err
 	})
 	return nf

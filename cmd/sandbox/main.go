@@ -6,8 +6,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -51,21 +49,17 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	return lifecycle.Run(ctx, server.Run, sandbox.Reap)
 }
 
-// rules programs the rules again, or with --dry-run shows them.
+// rules programs the rules again, or with --dry-run shows them in the syntax of iptables-save and changes nothing.
 func rules(_ context.Context, log *slog.Logger, args []string) error {
-	flags := flag.NewFlagSet("rules", flag.ContinueOnError)
-	dryRun := flags.Bool("dry-run", false, "print the rules in the syntax of iptables-save and change nothing")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return err
+	dryRun := len(args) == 1 && args[0] == "--dry-run"
+	if len(args) > 0 && !dryRun {
+		return fmt.Errorf("rules: unexpected argument %q: want none or --dry-run", args[0])
 	}
 	opts, err := optionsFromEnv(os.Getenv)
 	if err != nil {
 		return err
 	}
-	if *dryRun {
+	if dryRun {
 		opts.IPv6 = sandbox.IPv6Capture
 		_, err := fmt.Print(sandbox.Plan(opts))
 		return err
