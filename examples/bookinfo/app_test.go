@@ -342,3 +342,24 @@ func wellFormed(t *testing.T, page string) {
 		}
 	}
 }
+
+// TestReviewsWaitForRatingsAsTheirVersionDoes pins both timeouts: the bug is their distance to productpage's.
+func TestReviewsWaitForRatingsAsTheirVersionDoes(t *testing.T) {
+	for version, want := range map[string]time.Duration{"v2": 10 * time.Second, "v3": 2500 * time.Millisecond} {
+		t.Run(version, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBookinfo(t)
+				b.route, b.fault = func(*http.Request) string { return version }, delay(time.Minute)
+				start := time.Now()
+				resp, err := b.client(t).Get("http://reviews:9080/reviews/0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				if took := time.Since(start); err != nil || resp.Body.Close() != nil || took != want || strings.Count(string(body), noRatings) != 2 {
+					t.Errorf("%v after %s, want %s and twice %q: %s", err, took, want, noRatings, body)
+				}
+			})
+		})
+	}
+}
