@@ -15,8 +15,11 @@ import (
 	"time"
 )
 
-// bundlePeriod is how often the published bundle is compared with ours.
-const bundlePeriod = time.Second
+const (
+	bundlePeriod = time.Second            // how often the published bundle is compared with ours
+	firstRetry   = 100 * time.Millisecond // doubled up to lastRetry
+	lastRetry    = 2 * time.Second
+)
 
 // publisher sees to it that the keeper's bundle file holds our roots.
 type publisher struct {
@@ -30,26 +33,29 @@ type publisher struct {
 // run compares and publishes until ctx is done. It looks at the file rather than remembers the call, so a keeper
 // that lost its volume gets the roots again.
 func (p *publisher) run(ctx context.Context) error {
-	failing := false
+	failures := 0
 	for ctx.Err() == nil {
 		err := p.ensure(ctx)
+		wait := bundlePeriod
 		switch {
 		case ctx.Err() != nil:
-		case err == nil:
+		case err != nil:
+			if failures == 0 {
+				p.log.Warn("the trust bundle can't be published; retrying", "error", err)
+			}
+			p.done.Store(false)
+			wait = min(firstRetry<<min(failures, 5), lastRetry)
+			wait = wait/2 + rand.N(wait/2)
+			failures++
+		default:
 			if !p.done.Swap(true) {
 				p.log.Info("trust bundle published", "file", p.file)
 			}
-			failing = false
-		case !failing:
-			p.log.Warn("the trust bundle can't be published; retrying", "error", err)
-			failing = true
-		}
-		if err != nil {
-			p.done.Store(false)
+			failures = 0
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(bundlePeriod/2 + rand.N(bundlePeriod/2)):
+		case <-time.After(wait):
 		}
 	}
 	return nil

@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path"
+	"syscall"
 
 	"github.com/composure-mesh/composure/internal/component"
 	"github.com/composure-mesh/composure/keeper"
@@ -19,7 +21,7 @@ import (
 const engineSocket = "/var/run/docker.sock"
 
 func main() {
-	component.Main("keeper", map[string]component.Command{"": run, "dial": component.Dial})
+	component.Main("keeper", map[string]component.Command{"": run, "dial": dial})
 }
 
 func run(ctx context.Context, log *slog.Logger, _ []string) error {
@@ -49,4 +51,17 @@ func run(ctx context.Context, log *slog.Logger, _ []string) error {
 		return err
 	}
 	return k.Run(ctx)
+}
+
+// dial is component.Dial as the owner of the admin socket's directory: an exec in the container starts as root, as
+// the keeper itself does, but without the capability to enter another user's directory.
+func dial(ctx context.Context, log *slog.Logger, args []string) error {
+	if fi, err := os.Stat(path.Dir(mesh.AdminSocket)); err == nil && os.Geteuid() == 0 {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
+			if err := errors.Join(syscall.Setgid(int(st.Gid)), syscall.Setuid(int(st.Uid))); err != nil {
+				return fmt.Errorf("become user %d: %w", st.Uid, err)
+			}
+		}
+	}
+	return component.Dial(ctx, log, args)
 }
