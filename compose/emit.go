@@ -138,7 +138,7 @@ func (e *emitter) app(w *Workload) *yaml.Node {
 	depends.Content = append(depends.Content, e.linkedTo(w.Service).Content...)
 	add(n, "depends_on", depends)
 	e.change(w.Service, "depends_on", nil, line(depends), "it starts when it is protected and its proxy is ready")
-	add(n, "labels", e.identity(mesh.RoleApp, w.Service))
+	add(n, "labels", member(mesh.RoleApp, w.Service))
 	return n
 }
 
@@ -151,19 +151,27 @@ func (e *emitter) joiner(j Joiner) *yaml.Node {
 		add(depends, target, started(true)) // what network_mode: service:x implied
 	}
 	e.change(j.Service, "network_mode", svc.NetworkMode, types.ServicePrefix+owner.Sandbox(), "the namespace of "+j.Owner+" is its sandbox's")
-	return mapping("network_mode", types.ServicePrefix+owner.Sandbox(), "depends_on", depends,
-		"labels", mapping(labels.Mesh, projectName, labels.Workload, j.Owner))
+	return mapping("network_mode", types.ServicePrefix+owner.Sandbox(), "depends_on", depends)
 }
 
 // projectName is a variable that Compose sets: with it, -p and another clone's directory change nothing.
 const projectName = "${COMPOSE_PROJECT_NAME}"
 
-// identity are the labels that say what a container is in the mesh.
-func (e *emitter) identity(role mesh.Role, workload string) *yaml.Node {
+// member are the labels that say what a container is in the mesh; a plane has no workload.
+func member(role mesh.Role, workload string) *yaml.Node {
 	n := mapping(labels.Mesh, projectName, labels.Role, string(role))
 	if workload != "" {
 		add(n, labels.Workload, workload)
 	}
+	return n
+}
+
+// holder are the labels of a proxy, which holds the workload's certificate, and of its sandbox.
+func holder(role mesh.Role, w *Workload) *yaml.Node {
+	n := member(role, w.Service)
+	add(n, labels.Namespace, w.Namespace)
+	add(n, labels.ServiceAccount, w.ServiceAccount)
+	add(n, noUpdates, "false")
 	return n
 }
 
@@ -230,24 +238,7 @@ func (e *emitter) field(service, field string) any {
 	if err != nil { // the model comes from YAML: JSON holds all of it
 		return e.src.rawService(service)[field]
 	}
-	return escaped(all[field])
-}
-
-// escaped makes literals of all strings in v.
-func escaped(v any) any {
-	switch v := v.(type) {
-	case string:
-		return escape(v)
-	case []any:
-		for i := range v {
-			v[i] = escaped(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = escaped(v[k])
-		}
-	}
-	return v
+	return clone(all, escape)[field]
 }
 
 // sandbox is the container that takes the service's place in its networks.
@@ -286,23 +277,19 @@ func (e *emitter) sandbox(w *Workload) *yaml.Node {
 		}
 	}
 	add(n, "environment", environment)
-	add(n, "labels", e.workloadLabels(mesh.RoleSandbox, w))
+	add(n, "labels", facts(holder(mesh.RoleSandbox, w), w))
 	return n
 }
 
-// workloadLabels tell the keeper all about a workload.
-func (e *emitter) workloadLabels(role mesh.Role, w *Workload) *yaml.Node {
-	n := e.identity(role, w.Service)
+// facts adds the labels that tell the keeper what a workload serves.
+func facts(n *yaml.Node, w *Workload) *yaml.Node {
 	add(n, labels.Services, strings.Join(w.Services, ","))
 	if len(w.Ports) > 0 {
 		add(n, labels.Ports, portList(w.Ports))
 	}
-	add(n, labels.Namespace, w.Namespace)
-	add(n, labels.ServiceAccount, w.ServiceAccount)
 	for _, k := range slices.Sorted(maps.Keys(w.Labels)) {
 		add(n, labels.SubsetPrefix+k, escape(w.Labels[k]))
 	}
-	add(n, noUpdates, "false")
 	return n
 }
 

@@ -14,8 +14,11 @@ import (
 // flatten makes one file of the project and its override, with variables as they are written, and verifies that
 // it says the same as the two. A field that would not, for the way that Compose reads short forms with variables
 // in them, is written with its variables resolved.
-func (s *Source) flatten(ctx context.Context, version, dir string, project *merged) ([]byte, error) {
-	model, err := loader.LoadModelWithContext(ctx, project.config, raw, func(o *loader.Options) { o.SetProjectName(s.Name, true) })
+func (s *Source) flatten(ctx context.Context, version, dir string, project *types.Project, override []byte) ([]byte, error) {
+	config := s.config
+	config.ConfigFiles = append(slices.Clone(config.ConfigFiles),
+		types.ConfigFile{Filename: filepath.Join(s.Dir, meshOutput), Content: override})
+	model, err := loader.LoadModelWithContext(ctx, config, raw, s.named)
 	if err != nil {
 		return nil, fmt.Errorf("flatten the project: %w", err)
 	}
@@ -28,7 +31,7 @@ func (s *Source) flatten(ctx context.Context, version, dir string, project *merg
 			delete(m, "extends")
 		}
 	}
-	e := &emitter{src: &Source{project: project.Project, raw: model}, resolved: map[fieldOf]bool{}}
+	e := &emitter{src: &Source{project: project, raw: model}, resolved: map[fieldOf]bool{}}
 	for {
 		body, err := encode(fullBody(model))
 		if err != nil {
@@ -38,7 +41,7 @@ func (s *Source) flatten(ctx context.Context, version, dir string, project *merg
 		if err != nil {
 			return nil, err
 		}
-		diffs, err := s.compareFull(ctx, dir, out, project.Project)
+		diffs, err := s.compareFull(ctx, dir, out, project)
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +76,11 @@ func (s *Source) compareFull(ctx context.Context, dir string, content []byte, wa
 	config := s.config
 	config.WorkingDir = dir
 	config.ConfigFiles = []types.ConfigFile{{Filename: filepath.Join(dir, meshOutput), Content: content}}
-	got, err := loader.LoadWithContext(ctx, config, resolved, func(o *loader.Options) { o.SetProjectName(s.Name, true) })
+	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.named)
+	if err != nil {
+		return nil, fmt.Errorf("the flattened file does not load, so nothing is written: %w", err)
+	}
+	got, err := s.typed(model)
 	if err != nil {
 		return nil, fmt.Errorf("the flattened file does not load, so nothing is written: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"gopkg.in/yaml.v3"
 	"net/netip"
 )
@@ -86,7 +87,7 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		dir = filepath.Dir(res.Path)
 	}
 	e := &emitter{src: s, plan: plan, cfg: cfg, resolved: map[fieldOf]bool{}}
-	var project *merged
+	var project *types.Project
 	for { // until every value that can't be moved as it is written is moved as it is meant
 		if res.Output, err = e.output(dir); err != nil {
 			return nil, err
@@ -94,7 +95,7 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		if project, err = s.merge(ctx, res.Output); err != nil {
 			return nil, fmt.Errorf("the project does not load together with the override that inject made for it, so nothing is written: %w", err)
 		}
-		diffs := e.verify(project.Project)
+		diffs := e.verify(project)
 		if len(diffs) == 0 {
 			break
 		}
@@ -104,7 +105,7 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 	}
 	res.Changes = e.changes
 	if cfg.Full {
-		if res.Output, err = s.flatten(ctx, cfg.Version, dir, project); err != nil {
+		if res.Output, err = s.flatten(ctx, cfg.Version, dir, project, res.Output); err != nil {
 			return nil, err
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/composure-mesh/composure/mesh"
-	"github.com/composure-mesh/composure/mesh/labels"
 )
 
 // Gateway is the compose service of the ingress gateway, and its workload.
@@ -50,15 +49,16 @@ func (e *emitter) plane(p plane) *yaml.Node {
 	}
 	options := []string{"no-new-privileges:true"}
 	if p.role == mesh.RoleKeeper {
-		// It starts as root to open the engine's socket and drops to its own uid. In the host's namespaces the
-		// kernel tells it the pids of its callers.
+		// It starts as root to find a way to the engine's socket, and drops what it does not need of that. In the
+		// host's pid namespace the kernel tells it the pids of its callers; an engine with userns-remap wants the
+		// host's user namespace with it.
 		add(n, "user", "0:0")
 		add(n, "pid", "host")
 		add(n, "userns_mode", "host")
 		volumes = append(volumes, dockerSocket)
 		options = append(options, "label=disable")
 		add(n, "cap_drop", flow("ALL"))
-		add(n, "cap_add", flow("SETUID", "SETGID"))
+		add(n, "cap_add", flow("SETUID", "SETGID", "CHOWN"))
 	} else {
 		add(n, "user", fmt.Sprintf("%d:%d", p.uid, p.uid))
 		add(n, "cap_drop", flow("ALL"))
@@ -74,9 +74,9 @@ func (e *emitter) plane(p plane) *yaml.Node {
 		add(settings, "COMPOSURE_CERT_LIFETIME", e.cfg.CertLifetime.String())
 	}
 	add(n, "environment", settings)
-	role := e.identity(p.role, "")
-	add(role, noUpdates, "false")
-	add(n, "labels", role)
+	identity := member(p.role, "")
+	add(identity, noUpdates, "false")
+	add(n, "labels", identity)
 	return n
 }
 
@@ -103,7 +103,7 @@ func (e *emitter) proxy(w *Workload) *yaml.Node {
 	depends := mapping(w.Sandbox(), started(true))
 	depends.Content = append(depends.Content, onPlanes().Content...)
 	add(n, "depends_on", depends)
-	add(n, "labels", e.workloadLabels(mesh.RoleProxy, w))
+	add(n, "labels", holder(mesh.RoleProxy, w))
 	return n
 }
 
@@ -141,7 +141,8 @@ func onPlanes() *yaml.Node {
 
 // gateway is the ingress gateway: a proxy in a container of its own, on every network with workloads.
 func (e *emitter) gateway() *yaml.Node {
-	var networks, published, ports, known []string
+	var networks, published, ports []string
+	var known []mesh.Port
 	for i := range e.plan.Workloads {
 		for name := range e.src.project.Services[e.plan.Workloads[i].Service].Networks {
 			networks = append(networks, name)
@@ -152,7 +153,9 @@ func (e *emitter) gateway() *yaml.Node {
 		port := strconv.Itoa(int(p.Gateway))
 		published = append(published, p.Host+":"+port)
 		ports = append(ports, port)
-		known = append(known, port+"/"+string(mesh.ProtocolHTTP))
+		if port := (mesh.Port{Number: p.Gateway, Protocol: mesh.ProtocolHTTP}); !slices.ContainsFunc(known, func(k mesh.Port) bool { return k.Number == p.Gateway }) {
+			known = append(known, port)
+		}
 	}
 	n := e.dataPlane(e.cfg.LogLevel, unique(ports))
 	add(n, "restart", "unless-stopped")
@@ -161,14 +164,10 @@ func (e *emitter) gateway() *yaml.Node {
 	// Ports below 1024 need no privilege then; engines from version 20.10 set it by themselves.
 	add(n, "sysctls", mapping("net.ipv4.ip_unprivileged_port_start", "0"))
 	add(n, "depends_on", onPlanes())
-	identity := e.identity(mesh.RoleGateway, Gateway)
-	add(identity, labels.Services, Gateway)
-	add(identity, labels.Ports, strings.Join(unique(known), ","))
-	add(identity, labels.Namespace, mesh.DefaultNamespace)
-	add(identity, labels.ServiceAccount, Gateway)
-	add(identity, labels.SubsetPrefix+"app", Gateway)
-	add(identity, labels.SubsetPrefix+"istio", "ingressgateway")
-	add(identity, noUpdates, "false")
-	add(n, "labels", identity)
+	w := &Workload{
+		Service: Gateway, Services: []string{Gateway}, Namespace: mesh.DefaultNamespace, ServiceAccount: Gateway,
+		Labels: map[string]string{"app": Gateway, "istio": "ingressgateway"}, Ports: known,
+	}
+	add(n, "labels", facts(holder(mesh.RoleGateway, w), w))
 	return n
 }

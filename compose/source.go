@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/consts"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
+	"golang.org/x/sync/errgroup"
 )
 
 // Options say which project to load, in the words of docker compose.
@@ -45,7 +47,8 @@ type Source struct {
 	separator  string // of COMPOSE_FILE
 	config     types.ConfigDetails
 	inputs     map[string][]byte // everything that was read, by absolute path
-	project    *types.Project    // resolved, all profiles
+	model      map[string]any    // merged and resolved
+	project    *types.Project    // the same with defaults, typed, with all profiles
 	raw        map[string]any    // merged, with ${…} intact
 }
 
@@ -84,7 +87,7 @@ func open(opts Options) (*Source, error) {
 			return nil, err
 		}
 	}
-	s.config = types.ConfigDetails{WorkingDir: s.Dir, Environment: env}
+	s.config = types.ConfigDetails{WorkingDir: s.Dir, Environment: env} // the loader adds COMPOSE_PROJECT_NAME to env
 	for _, f := range s.Files {
 		s.config.ConfigFiles = append(s.config.ConfigFiles, types.ConfigFile{Filename: f, Content: s.inputs[f]})
 	}
@@ -193,26 +196,50 @@ func (s *Source) load(ctx context.Context, name string) error {
 	if name == "" { // a name key in the files wins over this
 		name, explicit = loader.NormalizeProjectName(filepath.Base(s.Dir)), false
 	}
+	named := func(o *loader.Options) { o.SetProjectName(name, explicit) }
+	listen := func(o *loader.Options) { o.Listeners = append(o.Listeners, s.record) }
 	var err error
-	s.project, err = loader.LoadWithContext(ctx, s.config, resolved, func(o *loader.Options) {
-		o.SetProjectName(name, explicit)
-		o.Listeners = append(o.Listeners, s.record)
-	})
-	if err != nil {
+	if s.model, err = loader.LoadModelWithContext(ctx, s.config, resolved, named, listen); err != nil {
 		return fmt.Errorf("load the compose project: %w", err)
 	}
-	s.Name = s.project.Name
-	s.raw, err = loader.LoadModelWithContext(ctx, s.config, raw, func(o *loader.Options) { o.SetProjectName(s.Name, true) })
+	s.Name = s.config.Environment[consts.ComposeProjectName]
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		if s.project, err = s.typed(clone(s.model, verbatim)); err != nil {
+			return fmt.Errorf("load the compose project: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() (err error) {
+		config := s.config
+		config.Environment = maps.Clone(config.Environment) // the loader writes to it
+		if s.raw, err = loader.LoadModelWithContext(ctx, config, raw, s.named); err != nil {
+			return fmt.Errorf("load the compose project without resolving its variables: %w", err)
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// named gives a load the project's name.
+func (s *Source) named(o *loader.Options) { o.SetProjectName(s.Name, true) }
+
+// typed is the last step of Compose's loading: defaults, types, and the check of all references. It takes model
+// over.
+func (s *Source) typed(model map[string]any) (*types.Project, error) {
+	model["name"] = s.Name
+	model, err := loader.Normalize(model, s.config.Environment)
 	if err != nil {
-		return fmt.Errorf("load the compose project without resolving its variables: %w", err)
+		return nil, err
 	}
-	return nil
+	return loader.ModelToProject(model, loader.ToOptions(&s.config, []func(*loader.Options){resolved, s.named}), s.config)
 }
 
 // resolved are the load options of the model that decisions are made on. Env files are not opened: what they
 // hold is the application's.
 func resolved(o *loader.Options) {
 	o.Profiles = []string{"*"}
+	o.SkipNormalization = true // Source.typed does it
 	o.SkipResolveEnvironment = true
 }
 

@@ -1,36 +1,17 @@
 package compose
 
 import (
-	"context"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 
-	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
 )
-
-// merged is the project together with an override, as Compose sees it.
-type merged struct {
-	*types.Project
-	config types.ConfigDetails
-}
-
-// merge loads the project together with an override's content.
-func (s *Source) merge(ctx context.Context, content []byte) (*merged, error) {
-	m := &merged{config: s.config}
-	m.config.ConfigFiles = append(slices.Clone(s.config.ConfigFiles),
-		types.ConfigFile{Filename: filepath.Join(s.Dir, meshOutput), Content: content})
-	var err error
-	m.Project, err = loader.LoadWithContext(ctx, m.config, resolved, func(o *loader.Options) { o.SetProjectName(s.Name, true) })
-	return m, err
-}
 
 // diff is a difference between the project that inject means and the one that Compose would see.
 type diff struct {
@@ -157,15 +138,12 @@ func (e *emitter) meant(svc types.ServiceConfig) types.ServiceConfig {
 	}
 	maps.Copy(deps, svc.DependsOn)
 	svc.DependsOn = deps
-	own := types.Labels{labels.Mesh: e.src.Name, labels.Workload: owner.Service}
-	if owner.Service == svc.Name {
-		own[labels.Role] = string(mesh.RoleApp)
-	}
-	maps.Copy(own, svc.Labels)
-	svc.Labels = own
 	if owner.Service != svc.Name {
 		return svc
 	}
+	own := types.Labels{labels.Mesh: e.src.Name, labels.Workload: owner.Service, labels.Role: string(mesh.RoleApp)}
+	maps.Copy(own, svc.Labels)
+	svc.Labels = own
 	svc.Ports, svc.Expose, svc.Networks, svc.MacAddress = nil, nil, nil, ""
 	svc.Hostname, svc.DomainName, svc.ExtraHosts = "", "", nil
 	svc.DNS, svc.DNSSearch, svc.DNSOpts = nil, nil, nil

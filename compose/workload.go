@@ -34,9 +34,11 @@ type Workload struct {
 func (w *Workload) Sandbox() string { return sandboxOf(w.Service) }
 
 // Proxy is the name of the proxy's compose service.
-func (w *Workload) Proxy() string { return w.Service + "-mesh-proxy" }
+func (w *Workload) Proxy() string { return proxyOf(w.Service) }
 
 func sandboxOf(service string) string { return service + "-mesh-sandbox" }
+
+func proxyOf(service string) string { return service + "-mesh-proxy" }
 
 func (s *Source) newWorkload(svc types.ServiceConfig) (Workload, error) {
 	w := Workload{

@@ -1,0 +1,191 @@
+package compose
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"golang.org/x/sync/errgroup"
+)
+
+// partSize is how many of the user's services are merged at a time. Compose's loader takes time in the product of
+// services and reset fields, and one core only.
+const partSize = 25
+
+// merge loads the project together with an override as Compose does: the override's own bytes over the model of
+// the files before it. It goes part by part, and the parts come together for the checks of the whole.
+func (s *Source) merge(ctx context.Context, override []byte) (*types.Project, error) {
+	blocks, volumes := split(override)
+	services := s.services()
+	parts := slices.Collect(slices.Chunk(services, partSize))
+	models := make([]map[string]any, len(parts))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	seen := map[string]bool{}
+	for i, names := range parts {
+		var content strings.Builder
+		content.WriteString(bodyStart)
+		for _, name := range names {
+			content.WriteString(blocks[name])
+			for _, n := range []string{sandboxOf(name), proxyOf(name)} {
+				if block, ok := blocks[n]; ok {
+					content.WriteString(novel(block, seen))
+				}
+				delete(blocks, n)
+			}
+			delete(blocks, name)
+		}
+		if i == len(parts)-1 { // what belongs to no service of the user's
+			for _, n := range slices.Sorted(maps.Keys(blocks)) {
+				content.WriteString(blocks[n])
+			}
+		}
+		content.WriteString(volumes)
+		group.Go(func() (err error) {
+			models[i], err = s.mergePart(ctx, names, content.String())
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	whole := models[0]
+	all, _ := whole["services"].(map[string]any)
+	for _, m := range models[1:] {
+		part, _ := m["services"].(map[string]any)
+		maps.Copy(all, part)
+	}
+	return s.typed(whole)
+}
+
+// split takes a file that encode wrote apart: the text of each service, by name, and what follows services. A
+// service begins at an indent of two; no scalar is longer than its line.
+func split(content []byte) (services map[string]string, rest string) {
+	services = map[string]string{}
+	_, body, _ := strings.Cut(string(content), "\n"+bodyStart)
+	name, start := "", 0
+	for at := 0; at < len(body); {
+		end := at + strings.IndexByte(body[at:], '\n') + 1
+		line := body[at:end]
+		if !strings.HasPrefix(line, "   ") {
+			if name != "" {
+				services[name] = body[start:at]
+			}
+			if !strings.HasPrefix(line, "  ") {
+				return services, body[at:]
+			}
+			name, start = strings.Trim(strings.TrimSpace(line), `":`), at
+		}
+		at = end
+	}
+	return services, ""
+}
+
+// constants are fields of the services that inject adds which hold nothing of the user's; partly are those in which
+// some entries do not.
+var (
+	constants = []string{"attach", "cap_add", "cap_drop", "environment", "healthcheck", "oom_score_adj", "pull_policy", "read_only",
+		"security_opt", "stop_grace_period", "tmpfs", "user", "volumes"}
+	partly = []string{"depends_on", "labels"}
+)
+
+// novel leaves the constants out of the text of a service that inject adds where they read exactly as in one
+// before: Compose takes them there or nowhere, and reading them again is most of the work in a big project.
+func novel(block string, seen map[string]bool) string {
+	name, rest, _ := strings.Cut(block, "\n")
+	kept := []string{name}
+	for len(rest) > 0 {
+		end := fieldEnd(rest)
+		field := rest[:end-1]
+		rest = rest[end:]
+		key, _, _ := strings.Cut(strings.TrimSpace(field), ":")
+		switch {
+		case seen[field] && slices.Contains(constants, key):
+			continue
+		case slices.Contains(partly, key):
+			lines := strings.Split(field, "\n")
+			lines = slices.DeleteFunc(lines, func(line string) bool {
+				known := seen[line]
+				seen[line] = true
+				return known && strings.HasPrefix(line, "      ")
+			})
+			if len(lines) == 1 {
+				continue
+			}
+			field = strings.Join(lines, "\n")
+		default:
+			seen[field] = true
+		}
+		kept = append(kept, field)
+	}
+	return strings.Join(kept, "\n") + "\n"
+}
+
+// fieldEnd is the length of the first line of a service's text with the lines that are indented below it.
+func fieldEnd(block string) int {
+	end := strings.IndexByte(block, '\n') + 1
+	for strings.HasPrefix(block[end:], "      ") {
+		end += strings.IndexByte(block[end:], '\n') + 1
+	}
+	return end
+}
+
+// mergePart merges the override's text for some services over their model.
+func (s *Source) mergePart(ctx context.Context, names []string, content string) (map[string]any, error) {
+	base := maps.Clone(s.model)
+	all, _ := s.model["services"].(map[string]any)
+	part := map[string]any{}
+	for _, n := range names {
+		part[n] = all[n]
+	}
+	base["services"] = part
+	config := types.ConfigDetails{
+		WorkingDir:  s.config.WorkingDir,
+		Environment: maps.Clone(s.config.Environment), // the loader writes to it
+		ConfigFiles: []types.ConfigFile{
+			{Filename: s.Files[0], Config: clone(base, escape)}, // it is resolved a second time
+			{Filename: filepath.Join(s.Dir, meshOutput), Content: []byte(content)},
+		},
+	}
+	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.named, func(o *loader.Options) {
+		o.ResolvePaths = false // they are resolved, and the override has none
+	})
+	if err != nil {
+		return nil, fmt.Errorf("merge the override of services %s to %s: %w", names[0], names[len(names)-1], err)
+	}
+	return model, nil
+}
+
+// clone copies a model with every string, but no key, mapped by text.
+func clone(model map[string]any, text func(string) string) map[string]any {
+	var copied func(any) any
+	copied = func(v any) any {
+		switch v := v.(type) {
+		case string:
+			return text(v)
+		case []any:
+			out := make([]any, len(v))
+			for i, e := range v {
+				out[i] = copied(e)
+			}
+			return out
+		case map[string]any:
+			out := make(map[string]any, len(v))
+			for k, e := range v {
+				out[k] = copied(e)
+			}
+			return out
+		}
+		return v
+	}
+	out, _ := copied(model).(map[string]any)
+	return out
+}
+
+func verbatim(s string) string { return s }
