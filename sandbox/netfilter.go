@@ -111,21 +111,19 @@ func legacyInUse() bool {
 }
 
 // Program puts Plan(o) in force and reads it back. Where the kernel can't redirect IPv6, IPv6 is rejected. The
-// result is the rules that are in force.
-func (nf *Netfilter) Program(o Options, log *slog.Logger) (Ruleset, error) {
-	rules := Plan(o)
-	err := nf.Apply(rules)
+// result is what became of IPv6.
+func (nf *Netfilter) Program(o Options, log *slog.Logger) (IPv6Mode, error) {
+	err := nf.Apply(Plan(o))
 	var failed *TableError
 	if o.IPv6 == IPv6Capture && errors.As(err, &failed) && failed.Family == IPv6 && failed.Table == "nat" {
 		log.Warn("IPv6 can't be captured, so TCP over it is rejected", "error", err)
 		o.IPv6 = IPv6Reject
-		rules = Plan(o)
-		err = nf.Apply(rules)
+		err = nf.Apply(Plan(o))
 	}
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	return rules, nf.Verify(rules)
+	return o.IPv6, nf.Verify(Plan(o))
 }
 
 // TableError says which table could not be programmed.

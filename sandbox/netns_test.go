@@ -260,14 +260,16 @@ func (ns *namespace) backend(t *testing.T, b Backend) *Netfilter {
 	return nf
 }
 
-func (ns *namespace) program(t *testing.T, nf *Netfilter, o Options) Ruleset {
+// program puts o in force, and nothing less.
+func (ns *namespace) program(t *testing.T, nf *Netfilter, o Options) {
 	t.Helper()
-	var rules Ruleset
-	ns.do(t, func() (err error) {
-		rules, err = nf.Program(o, slog.New(slog.DiscardHandler))
+	ns.do(t, func() error {
+		mode, err := nf.Program(o, slog.New(slog.DiscardHandler))
+		if err == nil && mode != o.IPv6 {
+			err = fmt.Errorf("IPv6 is %s, want %s", mode, o.IPv6)
+		}
 		return err
 	})
-	return rules
 }
 
 // server is a sandbox's server in the namespace, at its real ports, that nobody runs.

@@ -96,10 +96,11 @@ func program(opts sandbox.Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if _, err := nf.Program(opts, log); err != nil {
+	mode, err := nf.Program(opts, log)
+	if err != nil {
 		return err
 	}
-	log.Info("capture rules are in force", "backend", nf.Backend, "ipv6", opts.IPv6)
+	log.Info("capture rules are in force", "backend", nf.Backend, "ipv6", mode)
 	return nil
 }
 

@@ -68,3 +68,27 @@ func TestOptionsFromEnvErrors(t *testing.T) {
 		})
 	}
 }
+
+// FuzzOptionsFromEnv checks that whatever a label says becomes an error or rules of which each is one line of
+// the expected words.
+func FuzzOptionsFromEnv(f *testing.F) {
+	f.Add("22,80", "10.0.0.0/8,fd00::/8")
+	f.Add("-1", "::ffff:1.2.3.4/120")
+	f.Add("1\n-A", "fe80::1%\n-A OUTPUT/64")
+	f.Fuzz(func(t *testing.T, ports, cidrs string) {
+		env := map[string]string{envInboundPorts: ports, envOutboundPorts: ports, envOutboundCIDRs: cidrs}
+		o, err := optionsFromEnv(func(k string) string { return env[k] })
+		if err != nil {
+			return
+		}
+		o.IPv6 = sandbox.IPv6Capture
+		for _, table := range sandbox.Plan(o) {
+			for _, r := range table.Rules {
+				if strings.Trim(r.Spec, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _-.:/") != "" ||
+					strings.ContainsAny(r.Spec, "\n%") {
+					t.Errorf("rule %q", r)
+				}
+			}
+		}
+	})
+}
