@@ -73,9 +73,9 @@ func must(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// dockerRun is docker run with all capabilities dropped but the given ones.
+// dockerRun is docker run as inject has it, with all capabilities dropped but the given ones.
 func dockerRun(network string, caps []string, more ...string) []string {
-	args := []string{"run", "--network", network, "--cap-drop", "ALL", "--read-only", "--tmpfs", "/run"}
+	args := []string{"run", "--network", network, "--cap-drop", "ALL", "--read-only", "--tmpfs", "/run", "--security-opt", "no-new-privileges:true"}
 	for _, c := range caps {
 		args = append(args, "--cap-add", c)
 	}
