@@ -49,13 +49,7 @@ func peerOf(conn *net.UnixConn, procRoot, startAtAccept string) (*peer, error) {
 		p.exited = func() (bool, error) { return pidfdExited(pidfd) }
 		p.close = func() { _ = unix.Close(pidfd) }
 	case errors.Is(err2, unix.ENOPROTOOPT):
-		p.exited = func() (bool, error) {
-			now, err := startTime(procRoot, p.pid)
-			if errors.Is(err, os.ErrNotExist) {
-				return true, nil
-			}
-			return now != startAtAccept || startAtAccept == "", err
-		}
+		p.exited = func() (bool, error) { return startChanged(procRoot, p.pid, startAtAccept) }
 	default:
 		return nil, fmt.Errorf("pidfd of the peer: %w", err2) // ESRCH, EINVAL: it has ended
 	}
@@ -86,6 +80,15 @@ func pidfdExited(fd int) (bool, error) {
 			return n > 0, err
 		}
 	}
+}
+
+// startChanged reports whether the process with the given pid is another than the one that started before.
+func startChanged(procRoot string, pid int, before string) (bool, error) {
+	now, err := startTime(procRoot, pid)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	return now != before || before == "", err
 }
 
 // startTime is field 22 of /proc/<pid>/stat (proc_pid_stat(5)). The second field, the command in parentheses, may
