@@ -4,7 +4,9 @@ SHELL := /bin/bash
 export GOTOOLCHAIN := auto
 export GOFLAGS := -buildvcs=false
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+ifndef VERSION
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+endif
 # The sandbox's image is named by its content, and its binary must not change with each commit: raise this when
 # its behaviour changes.
 SANDBOX_VERSION := 1

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -57,4 +56,3 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-var errNotFound = errors.New("not found")
