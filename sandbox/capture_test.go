@@ -8,6 +8,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -236,12 +239,11 @@ func abandon(t *testing.T, c *net.TCPConn) {
 
 // TestDockerDNS has Docker's rules for its DNS before ours and after ours; TCP to it works either way.
 func TestDockerDNS(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, _ *namespace, nf *Netfilter) {
-		const port = 41953
-		resolver := ours.listen(t, addr("127.0.0.11", port))
-		for _, order := range []string{"before", "after", "both backends"} {
-			t.Run(order, func(t *testing.T) {
-				flush(t, ours, nf.Backend)
+	const port = 41953
+	for _, order := range []string{"before", "after", "both backends", "nftables before", "nftables after"} {
+		t.Run(order, func(t *testing.T) {
+			eachBackend(t, func(t *testing.T, ours, _ *namespace, nf *Netfilter) {
+				resolver := ours.listen(t, addr("127.0.0.11", port))
 				switch order {
 				case "before":
 					dockerDNS(t, ours, nf.Backend, port)
@@ -257,13 +259,19 @@ func TestDockerDNS(t *testing.T) {
 					ours.program(t, nf, Options{})
 					ours.backend(t, other)
 					dockerDNS(t, ours, other, port)
+				case "nftables before":
+					dockerDNSNftables(t, ours, port)
+					ours.program(t, nf, Options{})
+				case "nftables after":
+					ours.program(t, nf, Options{})
+					dockerDNSNftables(t, ours, port)
 				}
 				for _, uid := range []int{appUID, proxyUID, 0} {
 					wantPair(t, ours.mustDial(t, uid, uid, addr("127.0.0.11", 53)), accept(t, resolver))
 				}
 			})
-		}
-	})
+		})
+	}
 }
 
 // dockerDNS puts in place what the engine does for its DNS, with TCP alone.
@@ -276,6 +284,22 @@ func dockerDNS(t *testing.T, ns *namespace, b Backend, port int) {
 	} {
 		ns.iptables(t, b, "-t nat "+rule)
 	}
+}
+
+// dockerDNSNftables is the same as an engine with the firewall backend nftables has it: a table of its own.
+func dockerDNSNftables(t *testing.T, ns *namespace, port int) {
+	t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs the program nft (Debian: nftables)")
+	}
+	file := filepath.Join(t.TempDir(), "rules")
+	rules := fmt.Sprintf("table ip docker-dns\ndelete table ip docker-dns\ntable ip docker-dns {\n"+
+		"chain dns-dnat {\ntype nat hook output priority -100; policy accept;\n"+
+		"ip daddr 127.0.0.11 tcp dport 53 dnat to 127.0.0.11:%d\n}\n}\n", port)
+	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ns.exec(t, "nft -f "+file)
 }
 
 // flush empties the tables of one backend, both families.
