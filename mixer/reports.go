@@ -127,9 +127,9 @@ func (f *refusals) note(log *slog.Logger, id spiffeid.ID, err error) {
 		f.last[id] = reason
 	}
 	f.mu.Unlock()
-	switch {
-	case reason == was:
-	case reason == "":
+	switch reason {
+	case was:
+	case "":
 		log.Info("reports are taken again", "peer", id)
 	default:
 		log.Warn("report refused", "peer", id, "error", reason)

@@ -206,7 +206,7 @@ func TestCaps(t *testing.T) {
 // from one scrape to the next, and when all have had their say, nothing is missing and nothing counts twice.
 func TestMetricsNeverFall(t *testing.T) {
 	for seed := range uint64(20) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { run(t, rand.New(rand.NewPCG(seed, 0))) })
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { liveThrough(t, rand.New(rand.NewPCG(seed, 0))) })
 	}
 }
 
@@ -230,7 +230,8 @@ func (p *fakeProxy) report() *report.Report {
 	return r
 }
 
-func run(t *testing.T, rnd *rand.Rand) {
+func liveThrough(t *testing.T, rnd *rand.Rand) {
+	t.Helper()
 	sums := newTotals()
 	now := time.Now()
 	proxies := []*fakeProxy{{account: "web"}, {account: "api"}, {account: "db"}}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -23,13 +24,12 @@ func stars(t *testing.T, page string) (full, empty int, colors []string) {
 	t.Helper()
 	doc := parseHTML(t, page)
 	for n := range doc.Descendants() {
-		class := attribute(n, "class")
-		switch {
-		case class == "star":
+		switch attribute(n, "class") {
+		case "star":
 			full++
-		case class == "star empty":
+		case "star empty":
 			empty++
-		case class == "stars":
+		case "stars":
 			colors = append(colors, strings.TrimPrefix(attribute(n, "style"), "color: "))
 		}
 	}
@@ -324,7 +324,7 @@ func wellFormed(t *testing.T, page string) {
 	for {
 		switch kind := z.Next(); kind {
 		case html.ErrorToken:
-			if z.Err() != io.EOF || len(open) > 0 {
+			if !errors.Is(z.Err(), io.EOF) || len(open) > 0 {
 				t.Errorf("page ends with %v, open: %v", z.Err(), open)
 			}
 			return

@@ -28,6 +28,7 @@ type bookinfo struct {
 }
 
 func newBookinfo(t *testing.T) *bookinfo {
+	t.Helper()
 	b := &bookinfo{
 		route: func(*http.Request) string { return "v1" },
 		fault: func(http.ResponseWriter, *http.Request) bool { return false },
@@ -67,6 +68,7 @@ func newBookinfo(t *testing.T) *bookinfo {
 
 // client dials into the network.
 func (b *bookinfo) client(t *testing.T) *http.Client {
+	t.Helper()
 	tr := &http.Transport{MaxIdleConnsPerHost: 64, DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
 		b.mu.Lock()
 		h, ok := b.hosts[address]
@@ -131,6 +133,7 @@ type reader struct {
 }
 
 func (b *bookinfo) reader(t *testing.T) *reader {
+	t.Helper()
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -76,7 +76,8 @@ func run(ctx context.Context, log *slog.Logger, args []string, getenv func(strin
 	if !ok {
 		return fmt.Errorf("no service %q, want one of: check, %s", args[0], strings.Join(names, ", "))
 	}
-	ln, err := net.Listen("tcp", ":"+port)
+	var listen net.ListenConfig
+	ln, err := listen.Listen(ctx, "tcp", ":"+port)
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,9 @@ func serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests are open %s after the signal to stop: %w", stopGrace, err), srv.Close())
 	}
-	<-stopped
+	if served := <-stopped; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve %s: %w", ln.Addr(), served))
+	}
 	return err
 }
 

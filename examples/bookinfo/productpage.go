@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -193,7 +194,7 @@ var (
 func parse(text string) *template.Template {
 	return template.Must(template.New("").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(styleCSS) }, //nolint:gosec // our own file
-		"stars": func(n int) []bool { return fiveStars(n) },
+		"stars": fiveStars,
 		"initial": func(name string) string {
 			for _, r := range name {
 				return strings.ToUpper(string(r))
@@ -225,7 +226,7 @@ type pageData struct {
 func (s *productpage) servePage(w http.ResponseWriter, r *http.Request) {
 	book := catalogue[0]
 	data := pageData{Product: book, User: userOf(r)}
-	id := fmt.Sprint(book.ID)
+	id := strconv.Itoa(book.ID)
 	data.Details, data.DetailsError = show[bookDetails](s.details(r, id))
 	data.Reviews, data.ReviewsError = show[bookReviews](s.reviews(r, id))
 	render(w, pageTemplate, data)

@@ -94,7 +94,7 @@ func TestLogin(t *testing.T) {
 				t.Errorf("%d, cookie %q, location %q; want %d, %q, %q", rec.Code, cookie, rec.Header().Get("Location"), tt.code, tt.cookie, tt.location)
 			}
 			if tt.cookie != "" {
-				req := httptest.NewRequest("GET", "/", nil)
+				req := httptest.NewRequest(http.MethodGet, "/", nil)
 				req.Header.Set("Cookie", strings.TrimSuffix(tt.cookie, ";"))
 				if got := userOf(req); got != tt.user {
 					t.Errorf("the cookie means %q, want %q", got, tt.user)
@@ -103,7 +103,7 @@ func TestLogin(t *testing.T) {
 		})
 	}
 	for _, forged := range []string{"a%0d%0aX-Admin:1", "%zz", strings.Repeat("a", 100)} {
-		req := httptest.NewRequest("GET", "/", nil)
+		req := httptest.NewRequest(http.MethodGet, "/", nil)
 		req.Header.Set("Cookie", "session="+forged)
 		if got := userOf(req); got != "" {
 			t.Errorf("cookie %q means %q, want nobody", forged, got)
