@@ -30,7 +30,10 @@ import (
 
 const testDomain = "cluster.local"
 
-var testTD = spiffeid.RequireTrustDomainFromString(testDomain)
+var (
+	testTD  = spiffeid.RequireTrustDomainFromString(testDomain)
+	otherTD = spiffeid.RequireTrustDomainFromString("bank")
+)
 
 // world is a keeper and a citadel whose agents connect through pipes, so that it runs on synctest's clock.
 type world struct {
