@@ -187,7 +187,7 @@ func (e *Env) peer(ctx context.Context, name, containerID, program string) (*pee
 
 // do sends a request for a path and returns the response whatever its status.
 func (p *peer) do(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+strings.ReplaceAll(p.name, " ", "-")+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, body)
 	if err != nil {
 		return nil, err
 	}

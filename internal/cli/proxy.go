@@ -67,7 +67,7 @@ func runProxy(ctx context.Context, env *Env, port int) error {
 func passTo(p *peer) http.Handler {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(&url.URL{Scheme: "http", Host: p.name})
+			r.SetURL(&url.URL{Scheme: "http", Host: "localhost"})
 		},
 		FlushInterval: -1, // watches are streams
 		Transport:     p.http.Transport,
