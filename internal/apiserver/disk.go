@@ -27,7 +27,7 @@ var objectsBucket = []byte("objects")
 
 // lockTimeout is how long Open waits for another process to let go of the file, such as the one that a restart
 // replaces.
-const lockTimeout = 5 * time.Second
+const lockTimeout = 2 * time.Second
 
 // Open opens the store in file, which it makes if it is missing, mode 0600.
 func Open(file string) (*Store, error) {

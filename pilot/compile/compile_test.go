@@ -1,0 +1,549 @@
+package compile_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/pilot/compile"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// corpus is where the sample files of Istio 1.0.6 lie beside the repository.
+const corpus = "../../../shared/corpora/istio-1.0.6"
+
+// bookinfo is the facts of the lecture's application behind a gateway, with a database that is not in the mesh, on
+// a network of its own, and a workload that shares no network with the rest.
+func bookinfo() mesh.Facts {
+	app := func(name, service, version, ip string) mesh.Workload {
+		return mesh.Workload{
+			Name: name, Namespace: "default", ServiceAccount: name, Identity: "spiffe://cluster.local/ns/default/sa/" + name,
+			Role: mesh.RoleApp, Services: []string{service, name}, Labels: map[string]string{"app": service, "version": version},
+			Meshed: true, Running: true, Addresses: []mesh.Address{{Network: "shop_default", IPv4: ip}},
+			Ports: []mesh.Port{{Number: 9080, Protocol: mesh.ProtocolHTTP}},
+		}
+	}
+	ratings := app("ratings-v1", "ratings", "v1", "172.20.0.13")
+	ratings.Addresses = append([]mesh.Address{{Network: "shop_back", IPv4: "172.21.0.2"}}, ratings.Addresses...)
+	return mesh.Facts{Revision: 7, Project: "shop", Workloads: []mesh.Workload{
+		app("details-v1", "details", "v1", "172.20.0.11"),
+		{
+			Name: "db", Namespace: "default", ServiceAccount: "db", Role: mesh.RoleApp, Services: []string{"db"}, Running: true,
+			Addresses: []mesh.Address{{Network: "shop_back", IPv4: "172.21.0.3", IPv6: "fd00::3"}}, Ports: []mesh.Port{{Number: 5432, Protocol: mesh.ProtocolTCP}},
+		},
+		{
+			Name: "istio-ingressgateway", Namespace: "default", ServiceAccount: "istio-ingressgateway",
+			Identity: "spiffe://cluster.local/ns/default/sa/istio-ingressgateway", Role: mesh.RoleGateway, Services: []string{"istio-ingressgateway"},
+			Labels: map[string]string{"istio": "ingressgateway"}, Running: true,
+			Addresses: []mesh.Address{{Network: "shop_default", IPv4: "172.20.0.10"}}, Ports: []mesh.Port{{Number: 80, Published: []string{"30080"}}},
+		},
+		{
+			Name: "lonely", Namespace: "default", ServiceAccount: "lonely", Identity: "spiffe://cluster.local/ns/default/sa/lonely", Role: mesh.RoleApp,
+			Services: []string{"lonely"}, Meshed: true, Running: true, Addresses: []mesh.Address{{Network: "other", IPv4: "172.29.0.2"}},
+		},
+		app("productpage-v1", "productpage", "v1", "172.20.0.12"),
+		ratings,
+		app("reviews-v1", "reviews", "v1", "172.20.0.14"),
+		app("reviews-v2", "reviews", "v2", "172.20.0.15"),
+		app("reviews-v3", "reviews", "v3", "172.20.0.16"),
+	}}
+}
+
+// decode reads objects, made one minute after another in the order of the text.
+func decode(t *testing.T, name, text string) []*api.Object {
+	t.Helper()
+	docs, err := api.DecodeYAML(api.Kinds(), name, strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var objects []*api.Object
+	for i, d := range docs {
+		d.Object.Meta.CreationTimestamp = metav1.NewTime(time.Date(2026, 1, 1, 0, i, 0, 0, time.UTC))
+		objects = append(objects, d.Object)
+	}
+	return objects
+}
+
+func fromCorpus(t *testing.T, files ...string) []*api.Object {
+	t.Helper()
+	var text strings.Builder
+	for _, f := range files {
+		raw, err := os.ReadFile(filepath.Join(corpus, f))
+		if err != nil {
+			t.Skipf("the corpus of Istio 1.0.6 is not here: %v", err)
+		}
+		text.Write(raw)
+		text.WriteString("\n---\n")
+	}
+	return decode(t, "corpus", text.String())
+}
+
+func compiled(t *testing.T, v compile.View, workload string) (*snapshot.Snapshot, []compile.Problem) {
+	t.Helper()
+	v.TrustDomain = "cluster.local"
+	s, problems, err := compile.Compile(v, workload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, problems
+}
+
+func golden(t *testing.T, name string, v any) {
+	t.Helper()
+	var got bytes.Buffer
+	enc := json.NewEncoder(&got)
+	enc.SetIndent("", " ")
+	if err := enc.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("testdata", name+".json")
+	if *update {
+		if err := os.WriteFile(file, got.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+func TestWithoutIntent(t *testing.T) {
+	for _, workload := range []string{"productpage-v1", "ratings-v1", "istio-ingressgateway", "lonely"} {
+		s, problems := compiled(t, compile.View{Facts: bookinfo()}, workload)
+		if len(problems) > 0 {
+			t.Errorf("%s: problems %v", workload, problems)
+		}
+		golden(t, "plain-"+workload, s)
+	}
+}
+
+// What productpage's and reviews' proxies, and the gateway, make of the lecture's files.
+func TestLecture(t *testing.T) {
+	const rules = "networking/destination-rule-all.yaml"
+	cases := []struct {
+		name, workload string
+		files          []string
+	}{
+		{"all-v1", "productpage-v1", []string{rules, "networking/virtual-service-all-v1.yaml"}},
+		{"reviews-test-v2", "productpage-v1", []string{rules, "networking/virtual-service-reviews-test-v2.yaml"}},
+		{"reviews-90-10", "productpage-v1", []string{rules, "networking/virtual-service-reviews-90-10.yaml"}},
+		{"reviews-80-20", "productpage-v1", []string{rules, "networking/virtual-service-reviews-80-20.yaml"}},
+		{"reviews-50-v3", "productpage-v1", []string{rules, "networking/virtual-service-reviews-50-v3.yaml"}},
+		{"reviews-v3", "productpage-v1", []string{rules, "networking/virtual-service-reviews-v3.yaml"}},
+		{"bookinfo-gateway", "istio-ingressgateway", []string{rules, "networking/bookinfo-gateway.yaml"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s, problems := compiled(t, compile.View{Intent: fromCorpus(t, c.files...), Facts: bookinfo()}, c.workload)
+			if len(problems) > 0 {
+				t.Errorf("problems: %v", problems)
+			}
+			golden(t, "lecture-"+c.name, map[string]any{
+				"services": slices.DeleteFunc(s.Services, func(s snapshot.Service) bool { return s.Name != "reviews" && s.Name != "ratings" }),
+				"virtualHosts": slices.DeleteFunc(s.VirtualHosts, func(v snapshot.VirtualHost) bool {
+					return len(v.Routes) > 0 && v.Routes[0].Name == "default"
+				}),
+				"gateways": s.Gateways,
+			})
+		})
+	}
+}
+
+// The files of Istio 1.0's Docker mode say the same with names of Consul.
+func TestConsulTwins(t *testing.T) {
+	for _, file := range []string{"all-v1", "reviews-50-v3", "reviews-test-v2", "reviews-v2-v3", "reviews-v3"} {
+		name := "virtual-service-" + file + ".yaml"
+		want, _ := compiled(t, compile.View{Intent: fromCorpus(t, "networking/destination-rule-all.yaml", "networking/"+name), Facts: bookinfo()}, "productpage-v1")
+		got, _ := compiled(t, compile.View{Intent: fromCorpus(t, "platform/consul/destination-rule-all.yaml", "platform/consul/"+name), Facts: bookinfo()}, "productpage-v1")
+		if diff := cmp.Diff(want.VirtualHosts, got.VirtualHosts); diff != "" {
+			t.Errorf("%s (-kubernetes +consul):\n%s", name, diff)
+		}
+	}
+}
+
+func TestEqualInputEqualBytes(t *testing.T) {
+	intent := decode(t, "x", vs("a", "reviews", "reviews", "")+vs("b", "ratings", "ratings", ""))
+	facts := bookinfo()
+	first, _ := compiled(t, compile.View{Intent: intent, Facts: facts}, "productpage-v1")
+	slices.Reverse(intent)
+	facts.Revision++
+	again, _ := compiled(t, compile.View{Intent: intent, Facts: facts}, "productpage-v1")
+	if first.Version != again.Version {
+		t.Errorf("versions differ: %s", cmp.Diff(first, again))
+	}
+}
+
+// vs is a VirtualService with one rule; extra is more of its spec.
+func vs(name, host, destination, extra string) string {
+	return fmt.Sprintf(`---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: %s}
+spec:
+  hosts: [%q]
+  http:
+  - route: [{destination: {host: %s}}]
+%s`, name, host, destination, extra)
+}
+
+func host(s *snapshot.Snapshot, name string) *snapshot.VirtualHost {
+	for i := range s.VirtualHosts {
+		if s.VirtualHosts[i].Name == name {
+			return &s.VirtualHosts[i]
+		}
+	}
+	return nil
+}
+
+func TestEachDomainOnce(t *testing.T) {
+	facts := bookinfo()
+	// A second reviews in another namespace: the short name stays that of the proxy's own.
+	other := facts.Workloads[6]
+	other.Name, other.Namespace = "reviews-staging", "staging"
+	facts.Workloads = append(facts.Workloads, other)
+	intent := decode(t, "x", vs("a", "reviews", "ratings", "")+vs("b", "*.default.svc.cluster.local", "details", "")+vs("c", "nobody", "details", ""))
+	for _, workload := range []string{"productpage-v1", "reviews-staging"} {
+		s, _ := compiled(t, compile.View{Intent: intent, Facts: facts}, workload)
+		owner := map[string]string{}
+		for _, vh := range s.VirtualHosts {
+			for _, d := range vh.Domains {
+				if owner[d] != "" {
+					t.Errorf("%s: domain %s is in %s and %s", workload, d, owner[d], vh.Name)
+				}
+				owner[d] = vh.Name
+			}
+		}
+		want := map[string]string{
+			"productpage-v1":  "reviews.default.svc.cluster.local",
+			"reviews-staging": "reviews.staging.svc.cluster.local",
+		}[workload]
+		if owner["reviews"] != want {
+			t.Errorf("%s: reviews is in %q, want %q", workload, owner["reviews"], want)
+		}
+		if owner["nobody"] == "" || owner["*.default.svc.cluster.local"] == "" {
+			t.Errorf("%s: hosts of VirtualServices that no service has are missing: %v", workload, owner)
+		}
+	}
+}
+
+func TestVirtualServicesOfOneHost(t *testing.T) {
+	intent := decode(t, "x", vs("young", "reviews", "details", "")+vs("old", "reviews.default.svc.cluster.local", "ratings", ""))
+	intent[1].Meta.CreationTimestamp.Time = intent[0].Meta.CreationTimestamp.Add(-time.Hour)
+	s, problems := compiled(t, compile.View{Intent: intent, Facts: bookinfo()}, "productpage-v1")
+	got := host(s, "reviews.default.svc.cluster.local").Routes[0].Destinations[0].Service
+	if got != "ratings.default.svc.cluster.local" {
+		t.Errorf("requests go to %s, want the older rule's ratings", got)
+	}
+	want := []compile.Problem{{
+		Resource: "virtualservice/default/young", Path: "spec.hosts[0]",
+		Detail: "reviews belongs to virtualservice/default/old, which is older; the rules here are not used for it",
+	}}
+	if diff := cmp.Diff(want, problems); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
+func TestMatches(t *testing.T) {
+	const rule = `apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - name: first
+    match: [%s]
+    route: [{destination: {host: ratings, port: {number: 81}}}]
+  - name: rest
+    route: [{destination: {host: reviews}}]
+`
+	exact := func(s string) *snapshot.StringMatch { return &snapshot.StringMatch{Exact: s} }
+	cases := []struct {
+		name, match string
+		want        []snapshot.Match
+		skipped     bool // the rule can't match at this proxy
+		everything  bool // the rule matches everything, and hides what follows
+	}{
+		{name: "uri", match: `{uri: {prefix: /a}, ignoreUriCase: true}`, want: []snapshot.Match{{URI: &snapshot.StringMatch{Prefix: "/a"}, IgnoreURICase: true}}},
+		{name: "fields", match: `{method: {exact: GET}, authority: {regex: "r.*"}, scheme: {exact: http}, port: 9080}`, want: []snapshot.Match{
+			{Method: exact("GET"), Authority: &snapshot.StringMatch{Regex: "r.*"}, Scheme: exact("http"), Port: 9080},
+		}},
+		{name: "headers", match: `{headers: {End-User: {exact: jason}, x-a: {}, x-b: {regex: "*"}}, withoutHeaders: {cookie: {prefix: b}}}`, want: []snapshot.Match{{Headers: []snapshot.HeaderMatch{
+			{Name: "cookie", Value: &snapshot.StringMatch{Prefix: "b"}, Invert: true}, {Name: "end-user", Value: exact("jason")}, {Name: "x-a"}, {Name: "x-b"},
+		}}}},
+		{name: "query", match: `{queryParams: {Page: {exact: "2"}, q: {}}}`, want: []snapshot.Match{{QueryParams: []snapshot.HeaderMatch{{Name: "Page", Value: exact("2")}, {Name: "q"}}}}},
+		{name: "any of", match: `{uri: {exact: /a}}, {uri: {exact: /b}}`, want: []snapshot.Match{{URI: exact("/a")}, {URI: exact("/b")}}},
+		{name: "own labels", match: `{sourceLabels: {app: productpage}}`, everything: true},
+		{name: "own namespace", match: `{sourceNamespace: default, uri: {exact: /a}}`, want: []snapshot.Match{{URI: exact("/a")}}},
+		{name: "other labels", match: `{sourceLabels: {app: reviews}}`, skipped: true},
+		{name: "other namespace", match: `{sourceNamespace: prod}`, skipped: true},
+		{name: "one of two is for others", match: `{sourceLabels: {app: reviews}}, {uri: {exact: /b}}`, want: []snapshot.Match{{URI: exact("/b")}}},
+		{name: "empty", match: `{}`, everything: true},
+		{name: "mesh", match: `{gateways: [mesh], uri: {exact: /a}}`, want: []snapshot.Match{{URI: exact("/a")}}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			text := fmt.Sprintf(rule, c.match)
+			if c.name == "mesh" {
+				text = strings.Replace(text, "hosts:", "gateways: [mesh]\n  hosts:", 1)
+			}
+			s, _ := compiled(t, compile.View{Intent: decode(t, "x", text), Facts: bookinfo()}, "productpage-v1")
+			routes := host(s, "reviews.default.svc.cluster.local").Routes
+			var names []string
+			for _, r := range routes {
+				names = append(names, r.Name)
+			}
+			want := []string{"first", "rest"}
+			if c.skipped {
+				want = want[1:]
+			} else if c.everything {
+				want = want[:1]
+			}
+			if diff := cmp.Diff(want, names); diff != "" {
+				t.Fatalf("routes (-want +got):\n%s", diff)
+			}
+			if c.skipped {
+				return
+			}
+			if diff := cmp.Diff(c.want, routes[0].Matches); diff != "" {
+				t.Errorf("matches (-want +got):\n%s", diff)
+			}
+			if got := routes[0].Resource; got != "virtualservice/default/reviews spec.http[0]" {
+				t.Errorf("resource is %q", got)
+			}
+			if got := routes[0].Destinations[0]; got.Port != 81 || got.Weight == 0 {
+				t.Errorf("destination is %+v, want port 81 and a weight", got)
+			}
+		})
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	cases := []struct {
+		name  string
+		state [3]string // of reviews v1, v2, v3: health, or "stopped"
+		want  []string
+	}{
+		{"all", [3]string{"", "healthy", "starting"}, []string{"reviews-v1", "reviews-v2", "reviews-v3"}},
+		{"one unhealthy", [3]string{"", "unhealthy", ""}, []string{"reviews-v1", "reviews-v3"}},
+		{"one stopped", [3]string{"stopped", "", ""}, []string{"reviews-v2", "reviews-v3"}},
+		{"all unhealthy", [3]string{"unhealthy", "unhealthy", "unhealthy"}, []string{"reviews-v1", "reviews-v2", "reviews-v3"}},
+		{"what runs is unhealthy", [3]string{"unhealthy", "stopped", "stopped"}, []string{"reviews-v1"}},
+		{"none", [3]string{"stopped", "stopped", "stopped"}, nil},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			facts := bookinfo()
+			for i, state := range c.state {
+				w := &facts.Workloads[6+i]
+				w.Health, w.Running = state, state != "stopped"
+				if !w.Running {
+					w.Health = ""
+				}
+			}
+			s, _ := compiled(t, compile.View{Facts: facts}, "productpage-v1")
+			for _, svc := range s.Services {
+				if svc.Name == "reviews" {
+					if diff := cmp.Diff(c.want, svc.Endpoints); diff != "" {
+						t.Errorf("endpoints (-want +got):\n%s", diff)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestDestinationRules(t *testing.T) {
+	const rule = `---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: %s, namespace: %s}
+spec:
+  host: %q
+  trafficPolicy: {loadBalancer: {simple: %s}}
+  subsets:
+  - {name: %s, labels: {version: v2}}
+`
+	subsets := func(s snapshot.Service) (names []string) {
+		for _, sub := range s.Subsets {
+			names = append(names, sub.Name+"="+string(sub.Policy.LoadBalancer)+strings.Join(sub.Endpoints, ","))
+		}
+		return names
+	}
+	cases := []struct {
+		name, rules string
+		policy      snapshot.LoadBalancer
+		subsets     []string
+	}{
+		{"one", fmt.Sprintf(rule, "a", "default", "reviews", "RANDOM", "x"), snapshot.Random, []string{"x=RANDOMreviews-v2"}},
+		{
+			"two are one", fmt.Sprintf(rule, "a", "default", "reviews", "RANDOM", "x") + fmt.Sprintf(rule, "b", "default", "reviews", "ROUND_ROBIN", "y"),
+			snapshot.Random, []string{"x=RANDOMreviews-v2", "y=RANDOMreviews-v2"},
+		},
+		{
+			"exact before wildcard", fmt.Sprintf(rule, "a", "default", "*.default.svc.cluster.local", "RANDOM", "x") + fmt.Sprintf(rule, "b", "default", "reviews", "ROUND_ROBIN", "y"),
+			snapshot.RoundRobin, []string{"y=ROUND_ROBINreviews-v2"},
+		},
+		{"of another namespace", fmt.Sprintf(rule, "a", "other", "reviews.default.svc.cluster.local", "RANDOM", "x"), "", nil},
+		{"least conn", fmt.Sprintf(rule, "a", "default", "reviews.service.consul", "LEAST_CONN", "x"), snapshot.LeastRequest, []string{"x=LEAST_REQUESTreviews-v2"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s, _ := compiled(t, compile.View{Intent: decode(t, "x", c.rules), Facts: bookinfo()}, "productpage-v1")
+			for _, svc := range s.Services {
+				if svc.Name != "reviews" {
+					continue
+				}
+				if svc.Policy.LoadBalancer != c.policy {
+					t.Errorf("load balancer is %q, want %q", svc.Policy.LoadBalancer, c.policy)
+				}
+				if diff := cmp.Diff(c.subsets, subsets(svc)); diff != "" {
+					t.Errorf("subsets (-want +got):\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+const gateway = `---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: front}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 80, name: http, protocol: HTTP}
+    hosts: [%s]
+`
+
+func TestGateways(t *testing.T) {
+	bind := "  gateways: [front]\n"
+	cases := []struct {
+		name, text string
+		want       map[string][]string // services by domain
+	}{
+		{"no rules", fmt.Sprintf(gateway, `"*"`), map[string][]string{}},
+		{"not bound", fmt.Sprintf(gateway, `"*"`) + vs("a", "shop.example.com", "details", ""), map[string][]string{}},
+		{"bound", fmt.Sprintf(gateway, `"*"`) + vs("a", "shop.example.com", "details", bind), map[string][]string{"shop.example.com": {"details"}}},
+		{"by namespace", fmt.Sprintf(gateway, `"*"`) + vs("a", "*", "details", "  gateways: [default/front]\n"), map[string][]string{"*": {"details"}}},
+		{"narrower server", fmt.Sprintf(gateway, `"*.example.com"`) + vs("a", "*", "details", bind), map[string][]string{"*.example.com": {"details"}}},
+		{"other host", fmt.Sprintf(gateway, `"*.example.org"`) + vs("a", "shop.example.com", "details", bind), map[string][]string{}},
+		{"other namespace", fmt.Sprintf(gateway, `"prod/*"`) + vs("a", "shop.example.com", "details", bind), map[string][]string{}},
+		{"own namespace", fmt.Sprintf(gateway, `"./*"`) + vs("a", "shop.example.com", "details", bind), map[string][]string{"shop.example.com": {"details"}}},
+		{"short name", fmt.Sprintf(gateway, `details`) + vs("a", "details", "details", bind), map[string][]string{
+			"details": {"details"}, "details.default": {"details"}, "details.default.svc": {"details"}, "details.default.svc.cluster.local": {"details"}, "details.service.consul": {"details"},
+		}},
+		{
+			"merged, catch-alls last", fmt.Sprintf(gateway, `"*"`) + vs("a", "*", "details", bind) + strings.Replace(vs("b", "*", "ratings", bind), "- route:", "- match: [{uri: {prefix: /r}}]\n    route:", 1),
+			map[string][]string{"*": {"ratings", "details"}},
+		},
+		{"other selector", strings.Replace(fmt.Sprintf(gateway, `"*"`), "ingressgateway", "egress", 1) + vs("a", "*", "details", bind), nil},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s, _ := compiled(t, compile.View{Intent: decode(t, "x", c.text), Facts: bookinfo()}, "istio-ingressgateway")
+			if c.want == nil {
+				if len(s.Gateways) > 0 {
+					t.Errorf("gateways are %v, want none", s.Gateways)
+				}
+				return
+			}
+			if len(s.Gateways) != 1 || s.Gateways[0].Port != 80 {
+				t.Fatalf("gateways are %v, want one at port 80", s.Gateways)
+			}
+			got := map[string][]string{}
+			for _, vh := range s.Gateways[0].VirtualHosts {
+				for _, r := range vh.Routes {
+					d := r.Destinations[0]
+					got[vh.Domains[0]] = append(got[vh.Domains[0]], strings.TrimSuffix(d.Service, ".default.svc.cluster.local"))
+					if d.Port != 9080 {
+						t.Errorf("destination port of %s is %d, want the service's single one", d.Service, d.Port)
+					}
+				}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("domains (-want +got):\n%s", diff)
+			}
+			if len(s.VirtualHosts) > 0 {
+				t.Errorf("a gateway has virtual hosts of a sidecar: %v", s.VirtualHosts)
+			}
+		})
+	}
+}
+
+func TestCheck(t *testing.T) {
+	rules := `---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  subsets:
+  - {name: v2, labels: {version: v2}}
+  - {name: v9, labels: {version: v9}}
+`
+	subset := func(name string) string {
+		return strings.Replace(vs("a", "reviews", "reviews", ""), "host: reviews}", "host: reviews, subset: "+name+"}", 1)
+	}
+	cases := []struct {
+		name, text string
+		want       []string // of the last object
+	}{
+		{"fine", rules + subset("v2"), nil},
+		{"no such subset", rules + subset("v7"), []string{`spec.http[0].route[0].destination.subset: no DestinationRule gives reviews.default.svc.cluster.local a subset "v7"; its requests get 503`}},
+		{"empty subset", rules + subset("v9"), []string{`spec.http[0].route[0].destination.subset: no running workload of reviews.default.svc.cluster.local is in subset "v9"; its requests get 503`}},
+		{"nobody", vs("a", "reviewz", "nobody", ""), []string{
+			"spec.hosts[0]: no workload serves reviewz.default.svc.cluster.local",
+			"spec.http[0].route[0].destination.host: no workload serves nobody.default.svc.cluster.local; its requests get 503",
+		}},
+		{"host outside", vs("a", "www.example.com", "details", ""), nil},
+		{"older rule", vs("a", "reviews", "reviews", "") + vs("b", "reviews", "reviews", ""), []string{
+			"spec.hosts[0]: reviews belongs to virtualservice/default/a, which is older; the rules here are not used for it",
+		}},
+		{"no gateway", vs("a", "*", "details", "  gateways: [front]\n"), []string{"spec.gateways[0]: there is no Gateway default/front"}},
+		{"published", fmt.Sprintf(gateway, `"*"`), nil},
+		{"not published", strings.Replace(fmt.Sprintf(gateway, `"*"`), "80", "8443", 1), []string{
+			"spec.servers[0].port.number: gateway istio-ingressgateway publishes no port 8443: meshctl compose inject --ingress HOSTPORT:8443 does",
+		}},
+		{"selector", strings.Replace(fmt.Sprintf(gateway, `"*"`), "ingressgateway", "egress", 1), []string{
+			"spec.selector: no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway",
+		}},
+		{"rule for nobody", strings.Replace(rules, "host: reviews", "host: reviewz", 1), []string{"spec.host: no workload serves reviewz.default.svc.cluster.local"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			intent := decode(t, "x", c.text)
+			var got []string
+			for _, p := range compile.New(compile.View{Intent: intent, Facts: bookinfo()}).Check(intent[len(intent)-1]) {
+				got = append(got, p.String())
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("warnings (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestUnknownWorkload(t *testing.T) {
+	if _, _, err := compile.Compile(compile.View{Facts: bookinfo()}, "nobody"); err == nil {
+		t.Error("want an error for a workload that does not run")
+	}
+}
