@@ -186,7 +186,7 @@ func ParsePortMap(v string) (PortMap, error) {
 	if !ok {
 		gateway = "80"
 	}
-	if _, err := parsePort(host); err != nil {
+	if _, err := parsePort(host); err != nil && host != "0" { // 0: a free port, which the engine chooses
 		return bad()
 	}
 	port, err := parsePort(gateway)
