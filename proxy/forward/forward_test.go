@@ -193,13 +193,13 @@ func (c *rawConn) expectClosed() {
 	}
 }
 
-// server is an upstream in the hands of the test: it records what arrives, and answers as script says.
+// origin is an upstream in the hands of the test: it records what arrives, and answers as script says.
 type origin struct {
 	addr  string
 	ln    net.Listener
 	mu    sync.Mutex
 	bytes bytes.Buffer
-	conns int
+	conns []net.Conn
 }
 
 // scripted starts an upstream that hands each accepted connection to f.
@@ -218,8 +218,8 @@ func scripted(t *testing.T, f func(n int, c *rawConn)) *origin {
 				return
 			}
 			o.mu.Lock()
-			o.conns++
-			n := o.conns
+			o.conns = append(o.conns, c)
+			n := len(o.conns)
 			o.mu.Unlock()
 			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 			tee := &teeConn{Conn: c, o: o}
@@ -229,7 +229,15 @@ func scripted(t *testing.T, f func(n int, c *rawConn)) *origin {
 			})
 		}
 	})
-	t.Cleanup(func() { _ = ln.Close(); wg.Wait() })
+	t.Cleanup(func() {
+		_ = ln.Close()
+		o.mu.Lock()
+		for _, c := range o.conns {
+			_ = c.Close()
+		}
+		o.mu.Unlock()
+		wg.Wait()
+	})
 	return o
 }
 
@@ -242,7 +250,7 @@ func (o *origin) received() string {
 func (o *origin) connections() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.conns
+	return len(o.conns)
 }
 
 type teeConn struct {

@@ -38,6 +38,8 @@ type server struct {
 	resp   http1.Response
 	query  route.Request
 	x      exchange.Exchange
+	d      decision
+	a      attempt
 	id     [36]byte
 	madeID bool
 	pump   pump
@@ -195,11 +197,13 @@ func (s *server) record() {
 func (s *server) exchange() bool {
 	s.begin()
 	t := s.e.cfg.Table()
-	d := decide(t, &s.origin, &s.query, rand.Uint64())
+	s.d = decide(t, &s.origin, &s.query, rand.Uint64())
+	d := &s.d
 	s.x.Route, s.x.Ends, s.x.Upstream.Cluster = d.route, d.ends, d.name
 	s.pump.fault = nil
 	buf := http1.GetBuffer()
-	a := attempt{s: s, d: &d, buf: buf}
+	s.a = attempt{s: s, d: d, buf: buf}
+	a := &s.a
 	var end outcome
 	if d.fault != nil {
 		end = a.fail(d.fault)

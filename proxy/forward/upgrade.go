@@ -16,7 +16,9 @@ func (a *attempt) upgraded() outcome {
 	_ = s.conn.SetReadDeadline(time.Time{})
 	_ = s.conn.SetWriteDeadline(time.Time{})
 	_ = a.up.SetReadDeadline(time.Time{})
-	out := append(s.appendResponse(a.buf[:0], false, true), a.up.Reader.Take()...)
+	first := a.up.Reader.Take()
+	s.x.BytesSent = int64(len(first))
+	out := append(s.appendResponse(a.buf[:0], false, true), first...)
 	if _, err := s.conn.Write(out); err != nil {
 		s.x.Flag, s.x.Details = clientGone.flag, clientGone.details
 		return ended
@@ -30,7 +32,7 @@ func (a *attempt) upgraded() outcome {
 			s.x.BytesReceived += oneWay(a.up.Conn, s.conn)
 		}
 	})
-	s.x.BytesSent = oneWay(s.conn, a.up.Conn)
+	s.x.BytesSent += oneWay(s.conn, a.up.Conn)
 	wg.Wait()
 	return ended
 }

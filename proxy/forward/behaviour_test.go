@@ -1,0 +1,686 @@
+package forward_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/forward"
+)
+
+const get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+func TestHeadsOfRequests(t *testing.T) {
+	self := &snapshot.Snapshot{Proxy: snapshot.Workload{Name: "me", Identity: "spiffe://cluster.local/ns/default/sa/me", Service: "me"}}
+	const peer = "spiffe://cluster.local/ns/default/sa/you"
+	tests := []struct {
+		name      string
+		direction exchange.Direction
+		peer      string
+		request   string
+		want      string // ID stands for a request id that was made
+	}{
+		{
+			"order and case are kept", exchange.Outbound, "",
+			"GET /a HTTP/1.1\r\nhOsT: x\r\nB: 1\r\na: 2\r\nB: 3\r\nx-ReQuest-id: r\r\nx-forwarded-proto: https\r\n\r\n",
+			"GET /a HTTP/1.1\r\nhOsT: x\r\nB: 1\r\na: 2\r\nB: 3\r\nx-ReQuest-id: r\r\nx-forwarded-proto: https\r\n\r\n",
+		},
+		{
+			"hop-by-hop fields go", exchange.Outbound, "",
+			"GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Gone, HTTP2-Settings, Upgrade\r\nGone: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: gzip\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nStays: 2\r\nX-Request-Id: r\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: x\r\nStays: 2\r\nX-Request-Id: r\r\nX-Forwarded-Proto: http\r\n\r\n",
+		},
+		{
+			"te trailers stays", exchange.Outbound, "",
+			"GET / HTTP/1.1\r\nHost: x\r\nConnection: TE\r\nTE: trailers\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\n",
+		},
+		{
+			"absolute target wins", exchange.Outbound, "",
+			"GET http://y:81/p?q HTTP/1.1\r\nHost: x\r\n\r\n",
+			"GET /p?q HTTP/1.1\r\nHost: y:81\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\n",
+		},
+		{
+			"empty line before", exchange.Outbound, "",
+			"\r\n" + get,
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\n",
+		},
+		{
+			"upgrade with a body is none", exchange.Outbound, "",
+			"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi",
+			"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\nhi",
+		},
+		{
+			"chunks and trailers", exchange.Outbound, "",
+			"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;ext=1\r\na\r\n2\r\nbc\r\n0\r\nSum: 3\r\n\r\n",
+			"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\n3\r\nabc\r\n0\r\nSum: 3\r\n\r\n",
+		},
+		{
+			"forged client certificate", exchange.Inbound, "",
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Client-Cert: By=a\r\nx-forwarded-client-CERT: By=b\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\n",
+		},
+		{
+			"client certificate", exchange.Inbound, peer,
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Client-Cert: By=a\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Request-Id: ID\r\nX-Forwarded-Client-Cert: By=" +
+				"spiffe://cluster.local/ns/default/sa/me;URI=" + peer + "\r\n\r\n",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			done := make(chan struct{})
+			o := scripted(t, func(_ int, c *rawConn) {
+				if _, _, err := c.request(); err != nil {
+					t.Error(err)
+				}
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				close(done)
+			})
+			p := start(t, options{direction: tt.direction, dst: o.addr, snapshot: self, peer: tt.peer})
+			c := p.raw()
+			c.send(tt.request)
+			if resp, _ := c.response("GET"); resp.StatusCode != 200 {
+				t.Fatalf("status %d", resp.StatusCode)
+			}
+			<-done
+			want := strings.Replace(tt.want, "ID", p.record().RequestID, 1)
+			if got := o.received(); got != want {
+				t.Errorf("upstream received\n%q, want\n%q", got, want)
+			}
+		})
+	}
+}
+
+// took is the only part of a response that a test can't foresee.
+var took = regexp.MustCompile(`(Service-Time: )\d+`)
+
+func TestHeadsOfResponses(t *testing.T) {
+	tests := []struct {
+		name, request, response string
+		want                    string
+		close                   bool
+	}{
+		{
+			"kept", get, "HTTP/1.1 201 Made It\r\nx-B: 1\r\nA: 2\r\nContent-Length: 2\r\nConnection: x-hop\r\nX-Hop: 1\r\nX-Envoy-Upstream-Service-Time: 7\r\n\r\nhi",
+			"HTTP/1.1 201 Made It\r\nx-B: 1\r\nA: 2\r\nContent-Length: 2\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\nhi", false,
+		},
+		{
+			"close is asked for", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Envoy-Upstream-Service-Time: 0\r\nConnection: close\r\n\r\nhi", true,
+		},
+		{
+			"chunks", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\nT: 1\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\n2\r\nab\r\n0\r\nT: 1\r\n\r\n", false,
+		},
+		{
+			"chunks to HTTP/1.0", "GET / HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\nT: 1\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nX-Envoy-Upstream-Service-Time: 0\r\nConnection: close\r\n\r\nab", true,
+		},
+		{
+			"keep-alive with HTTP/1.0", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Envoy-Upstream-Service-Time: 0\r\nConnection: keep-alive\r\n\r\nhi", false,
+		},
+		{
+			"HTTP/1.0 gets no 1xx", "GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+			"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Envoy-Upstream-Service-Time: 0\r\nConnection: close\r\n\r\nhi", true,
+		},
+		{
+			"early hints", get, "HTTP/1.1 103 Early Hints\r\nLink: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+			"HTTP/1.1 103 Early Hints\r\nLink: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\nhi", false,
+		},
+		{
+			"204 with a length", get, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+			"HTTP/1.1 204 No Content\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\n", false,
+		},
+		{
+			"304 with a length", get, "HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n",
+			"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\n", false,
+		},
+		{
+			"HEAD with a length", "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\n", false,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := scripted(t, func(_ int, c *rawConn) {
+				if _, _, err := c.request(); err == nil {
+					_, _ = io.WriteString(c, tt.response)
+					_, _ = c.r.ReadByte()
+				}
+			})
+			p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+			c := p.raw()
+			c.send(tt.request)
+			var raw []byte
+			got := ""
+			for len(got) < len(tt.want) {
+				b, err := c.r.ReadByte()
+				if err != nil {
+					t.Fatalf("client received\n%q (%v), want\n%q", got, err, tt.want)
+				}
+				raw = append(raw, b)
+				got = took.ReplaceAllString(string(raw), "${1}0")
+			}
+			if got != tt.want {
+				t.Fatalf("client received\n%q, want\n%q", got, tt.want)
+			}
+			if tt.close {
+				c.expectClosed()
+			} else if p.engine.Connections() != 1 {
+				t.Error("connection was closed")
+			}
+		})
+	}
+}
+
+// TestUnasked gives away bytes that belong to no response: they must not become the answer to the next request.
+func TestUnasked(t *testing.T) {
+	for _, tt := range []struct{ name, request, response string }{
+		{"after a length", get, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"},
+		{"after 204", get, "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"},
+		{"after HEAD", "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := scripted(t, func(n int, c *rawConn) {
+				for {
+					if _, _, err := c.request(); err != nil {
+						return
+					}
+					if n == 1 {
+						_, _ = io.WriteString(c, tt.response)
+					} else {
+						_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
+					}
+				}
+			})
+			p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+			c := p.raw()
+			c.send(tt.request)
+			c.response(strings.Fields(tt.request)[0])
+			c.send(get)
+			if _, body := c.response("GET"); body != "good" {
+				t.Errorf("second request got %q", body)
+			}
+		})
+	}
+}
+
+// TestStaleConnection has the upstream close an idle connection just as the next request is sent on it.
+func TestStaleConnection(t *testing.T) {
+	for _, tt := range []struct {
+		method string
+		status int
+		conns  int
+	}{{"GET", 200, 2}, {"DELETE", 200, 2}, {"POST", 503, 1}} {
+		t.Run(tt.method, func(t *testing.T) {
+			o := scripted(t, func(n int, c *rawConn) {
+				for i := 0; ; i++ {
+					if _, _, err := c.request(); err != nil || n == 1 && i == 1 {
+						return // taken, and closed without an answer
+					}
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+			p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+			c := p.raw()
+			c.send(get)
+			c.response("GET")
+			c.send(tt.method + " / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+			if resp, body := c.response(tt.method); resp.StatusCode != tt.status {
+				t.Errorf("status %d %q, want %d", resp.StatusCode, body, tt.status)
+			}
+			if n := o.connections(); n != tt.conns {
+				t.Errorf("%d connections upstream, want %d", n, tt.conns)
+			}
+			p.record()
+			if r := p.record(); tt.status == 503 && r.Flag != exchange.FlagUpstreamTermination {
+				t.Errorf("recorded %+v", r)
+			}
+		})
+	}
+}
+
+// TestClosedWhileIdle has the upstream close after each response: no request may be lost on such a connection.
+func TestClosedWhileIdle(t *testing.T) {
+	closed := make(chan struct{}, 1)
+	o := scripted(t, func(_ int, c *rawConn) {
+		if _, _, err := c.request(); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		_ = c.Close()
+		closed <- struct{}{}
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+	c := p.raw()
+	for range 3 {
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+		if resp, _ := c.response("POST"); resp.StatusCode != 200 {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+		<-closed
+	}
+}
+
+func TestContinue(t *testing.T) {
+	o := scripted(t, func(_ int, c *rawConn) {
+		req, err := http.ReadRequest(c.r)
+		if err != nil || req.Header.Get("Expect") != "100-continue" {
+			t.Errorf("got %v, %v", req, err)
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
+		b, _ := io.ReadAll(req.Body)
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+	c := p.raw()
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+	if resp, _ := c.response("POST"); resp.StatusCode != 100 {
+		t.Fatalf("status %d, want 100", resp.StatusCode)
+	}
+	c.send("hello")
+	if resp, body := c.response("POST"); resp.StatusCode != 200 || body != "hello" {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+}
+
+// TestEarlyAnswer answers before the body has come: the client gets the answer at once, and neither connection is used
+// again.
+func TestEarlyAnswer(t *testing.T) {
+	o := scripted(t, func(_ int, c *rawConn) {
+		if _, err := http.ReadRequest(c.r); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+		_, _ = io.Copy(io.Discard, c.r)
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+	c := p.raw()
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nbegin")
+	resp, body := c.response("POST")
+	if resp.StatusCode != 413 || body != "no" {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+	c.expectClosed()
+	if r := p.record(); r.Status != 413 || r.Received != 5 {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
+// TestDuplex lets request and response bodies run at the same time: each part of the one is answered by the other.
+func TestDuplex(t *testing.T) {
+	addr := served(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		if err := rc.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		_ = rc.Flush()
+		lines := bufio.NewScanner(r.Body)
+		for lines.Scan() {
+			_, _ = fmt.Fprintf(w, "%s!\n", lines.Text())
+			_ = rc.Flush()
+		}
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: addr})
+	pr, pw := io.Pipe()
+	req, _ := http.NewRequest("POST", "http://x/", pr)
+	resp, err := p.client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(resp.Body)
+	for i := range 5 {
+		_, _ = fmt.Fprintf(pw, "line %d\n", i)
+		got, err := lines.ReadString('\n')
+		if want := fmt.Sprintf("line %d!\n", i); got != want || err != nil {
+			t.Fatalf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	_ = pw.Close()
+	if rest, err := io.ReadAll(lines); len(rest) > 0 || err != nil {
+		t.Errorf("rest %q, %v", rest, err)
+	}
+	_ = resp.Body.Close()
+	if r := p.record(); r.Status != 200 || r.Received != 35 || r.Sent != 40 {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
+// TestClientGone has clients leave at three moments; each time the upstream notices.
+func TestClientGone(t *testing.T) {
+	for _, tt := range []struct{ name, request string }{
+		{"waiting", get},
+		{"sending", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			came, gone := make(chan struct{}), make(chan error, 1)
+			o := scripted(t, func(_ int, c *rawConn) {
+				_, err := http.ReadRequest(c.r)
+				close(came)
+				if err == nil {
+					_, err = io.Copy(io.Discard, c.r)
+				}
+				gone <- err
+			})
+			p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+			c := p.raw()
+			c.send(tt.request)
+			<-came
+			_ = c.Close()
+			if err := <-gone; errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("upstream did not notice: %v", err)
+			}
+			if r := p.record(); r.Status != 0 || r.Flag != exchange.FlagDownstreamTermination {
+				t.Errorf("recorded %+v", r)
+			}
+		})
+	}
+}
+
+// TestCutResponse cuts responses short: the client must not take them for complete.
+func TestCutResponse(t *testing.T) {
+	for _, tt := range []struct{ name, request, response string }{
+		{"length", get, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"},
+		{"chunks", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
+		{"bad chunk", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"},
+		{"chunks to HTTP/1.0", "GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := scripted(t, func(_ int, c *rawConn) {
+				if _, _, err := c.request(); err == nil {
+					_, _ = io.WriteString(c, tt.response)
+				}
+			})
+			p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+			c := p.raw()
+			c.send(tt.request)
+			req, _ := http.NewRequest("GET", "http://x/", nil)
+			resp, err := http.ReadResponse(c.r, req)
+			if err == nil {
+				_, err = io.ReadAll(resp.Body)
+			}
+			if err == nil {
+				t.Error("client took the response for complete")
+			}
+			if r := p.record(); r.Status != 200 || r.Flag == "" {
+				t.Errorf("recorded %+v", r)
+			}
+		})
+	}
+}
+
+func TestPipelining(t *testing.T) {
+	addr := served(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.URL.Path) })
+	p := start(t, options{direction: exchange.Outbound, dst: addr})
+	c := p.raw()
+	var all strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&all, "POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", i)
+	}
+	c.send(all.String())
+	for i := range 20 {
+		if _, body := c.response("POST"); body != fmt.Sprintf("/%d", i) {
+			t.Fatalf("response %d is %q", i, body)
+		}
+	}
+}
+
+func TestWebSocket(t *testing.T) {
+	const upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n"
+	early := make(chan int, 1)
+	o := scripted(t, func(n int, c *rawConn) {
+		req, _, err := c.request()
+		if err != nil {
+			return
+		}
+		if req.URL.Path != "/ws" {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			return
+		}
+		if n == 1 || req.Header.Get("Upgrade") != "websocket" || req.Header.Get("Connection") != "Upgrade" {
+			t.Errorf("connection %d, head %v", n, req.Header)
+		}
+		early <- c.r.Buffered()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: a\r\n\r\nfirst")
+		_, _ = io.Copy(c, c.r) // until the client's end
+		_, _ = io.WriteString(c, "last")
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+	c := p.raw()
+	c.send(get)
+	c.response("GET")
+	c.send(upgrade + "early")
+	resp, _ := c.response("GET")
+	if resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" || resp.Header.Get("Sec-Websocket-Accept") != "a" {
+		t.Fatalf("got %d %v", resp.StatusCode, resp.Header)
+	}
+	if n := <-early; n != 0 {
+		t.Errorf("%d bytes were sent on before the switch", n)
+	}
+	c.send(" late")
+	if err := c.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(c.r)
+	if string(b) != "firstearly latelast" || err != nil {
+		t.Errorf("client received %q, %v", b, err)
+	}
+	p.record()
+	if r := p.record(); r.Status != 101 || r.Received != 10 || r.Sent != 19 {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
+func TestWebSocketRefused(t *testing.T) {
+	addr := served(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 403) })
+	p := start(t, options{direction: exchange.Outbound, dst: addr})
+	c := p.raw()
+	for range 2 {
+		c.send("GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		if resp, _ := c.response("GET"); resp.StatusCode != 403 {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+}
+
+func TestDrain(t *testing.T) {
+	came, answer := make(chan struct{}), make(chan struct{})
+	addr := served(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(came)
+			<-answer
+		}
+		_, _ = io.WriteString(w, "ok")
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: addr})
+	waiting, working := p.raw(), p.raw()
+	waiting.send(get)
+	waiting.response("GET")
+	working.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-came
+	p.engine.Drain()
+	waiting.expectClosed()
+	close(answer)
+	resp, body := working.response("GET")
+	if body != "ok" || !resp.Close {
+		t.Errorf("got %q, close %v", body, resp.Close)
+	}
+	working.expectClosed()
+	late := p.raw()
+	late.send(get)
+	if resp, _ := late.response("GET"); !resp.Close {
+		t.Error("a response on a new connection does not say close")
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	block := make(chan struct{})
+	addr := served(t, func(http.ResponseWriter, *http.Request) { <-block })
+	defer close(block)
+	p := start(t, options{direction: exchange.Outbound, dst: addr, timeouts: forward.Timeouts{Header: 20 * time.Millisecond, StreamIdle: 100 * time.Millisecond}})
+	c := p.raw()
+	c.send("GET / HTTP/1.1\r\nHo")
+	if resp, _ := c.response("GET"); resp.StatusCode != 408 {
+		t.Errorf("slow head: status %d, want 408", resp.StatusCode)
+	}
+	p.record()
+	c = p.raw()
+	c.send(get)
+	if resp, body := c.response("GET"); resp.StatusCode != 504 || body != "stream timeout" {
+		t.Errorf("slow upstream: got %d %q, want 504", resp.StatusCode, body)
+	}
+	if r := p.record(); r.Flag != exchange.FlagStreamIdle {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
+// mesh is a snapshot of a few workloads, for dialling through a table of who really answers where.
+func mesh() *snapshot.Snapshot {
+	all := func(service, subset string) []snapshot.Destination {
+		return []snapshot.Destination{{Service: service, Subset: subset, Weight: 1}}
+	}
+	return &snapshot.Snapshot{
+		Proxy: snapshot.Workload{Name: "client", Service: "client", Addresses: []string{"10.0.0.9"}},
+		Workloads: []snapshot.Workload{
+			{Name: "a-1", Service: "a", Namespace: "default", Addresses: []string{"10.0.0.1"}},
+			{Name: "a-2", Service: "a", Namespace: "default", Addresses: []string{"10.0.0.2"}},
+			{Name: "b", Service: "b", Namespace: "default", Addresses: []string{"10.0.0.3"}},
+		},
+		Services: []snapshot.Service{
+			{Host: "a.default.svc.cluster.local", Name: "a", Endpoints: []string{"a-1", "a-2"}, Subsets: []snapshot.Subset{
+				{Name: "none"}, {Name: "one", Endpoints: []string{"a-1"}},
+			}},
+			{Host: "b.default.svc.cluster.local", Name: "b", Endpoints: []string{"b"}},
+		},
+		VirtualHosts: []snapshot.VirtualHost{
+			{Name: "a", Domains: []string{"a", "a.default"}, Service: "a.default.svc.cluster.local", Routes: []snapshot.Route{
+				{Name: "none", Matches: []snapshot.Match{{URI: &snapshot.StringMatch{Exact: "/none"}}}, Destinations: all("a.default.svc.cluster.local", "none")},
+				{Name: "missing", Matches: []snapshot.Match{{URI: &snapshot.StringMatch{Exact: "/missing"}}}, Destinations: all("a.default.svc.cluster.local", "missing")},
+				{Name: "one", Matches: []snapshot.Match{{Headers: []snapshot.HeaderMatch{{Name: "one"}}}}, Destinations: all("a.default.svc.cluster.local", "one")},
+				{Matches: []snapshot.Match{{URI: &snapshot.StringMatch{Prefix: "/"}}}, Destinations: all("a.default.svc.cluster.local", "")},
+			}},
+			{Name: "b", Domains: []string{"b"}, Service: "b.default.svc.cluster.local", Routes: []snapshot.Route{
+				{Matches: []snapshot.Match{{URI: &snapshot.StringMatch{Prefix: "/only"}}}, Destinations: all("b.default.svc.cluster.local", "")},
+			}},
+		},
+		Gateways: []snapshot.GatewayServer{{Port: 8080, VirtualHosts: []snapshot.VirtualHost{
+			{Name: "shop", Domains: []string{"shop.example.com"}, Routes: []snapshot.Route{{Destinations: all("a.default.svc.cluster.local", "one")}}},
+		}}},
+	}
+}
+
+// network dials by a table of addresses: what is not in it refuses.
+type network struct {
+	mu     sync.Mutex
+	at     map[string]string
+	dialed []string
+}
+
+func (n *network) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	n.mu.Lock()
+	n.dialed = append(n.dialed, to.String())
+	real := n.at[to.String()]
+	n.mu.Unlock()
+	if real == "" {
+		return nil, errors.New("connection refused")
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", real)
+}
+
+func TestRouted(t *testing.T) {
+	echo := func(name string) string {
+		return served(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, name+" "+r.Host+" "+r.Header.Get("X-Forwarded-For"))
+		})
+	}
+	net := &network{at: map[string]string{"10.0.0.1:9080": echo("a-1"), "10.0.0.3:9080": echo("b"), "10.0.0.77:9080": echo("outside"), "10.0.0.1:8080": echo("a-1 at 8080")}}
+	out := start(t, options{direction: exchange.Outbound, dst: "10.0.0.1:9080", snapshot: mesh(), dial: net.dial})
+	outB := start(t, options{direction: exchange.Outbound, dst: "10.0.0.3:9080", snapshot: mesh(), dial: net.dial})
+	outside := start(t, options{direction: exchange.Outbound, dst: "10.0.0.77:9080", snapshot: mesh(), dial: net.dial})
+	gateway := start(t, options{direction: exchange.Gateway, dst: "10.0.0.9:8080", snapshot: mesh(), dial: net.dial})
+	tests := []struct {
+		name    string
+		p       *proxy
+		request string
+		status  int
+		body    string
+		want    record // what matters of it
+	}{
+		{"by name", out, "GET / HTTP/1.1\r\nHost: a\r\nOne: 1\r\n\r\n", 200, "a-1 a ",
+			record{Route: "one", Cluster: "outbound|9080|one|a.default.svc.cluster.local", Destination: "a-1", Service: "a.default.svc.cluster.local", Details: "via_upstream"}},
+		{"empty subset", out, "GET /none HTTP/1.1\r\nHost: a\r\n\r\n", 503, "no healthy upstream",
+			record{Route: "none", Cluster: "outbound|9080|none|a.default.svc.cluster.local", Service: "a.default.svc.cluster.local", Flag: "UH", Details: "no_healthy_upstream"}},
+		{"missing subset", out, "GET /missing HTTP/1.1\r\nHost: a\r\n\r\n", 503, "the route's destination is not known: no such service or subset",
+			record{Route: "missing", Cluster: "outbound|9080|missing|a.default.svc.cluster.local", Service: "a.default.svc.cluster.local", Flag: "NC", Details: "cluster_not_found"}},
+		{"another service's name", outB, "GET /only HTTP/1.1\r\nHost: a\r\n\r\n", 200, "b a ",
+			record{Route: "default", Cluster: "outbound|9080||b.default.svc.cluster.local", Destination: "b", Service: "b.default.svc.cluster.local", Details: "via_upstream"}},
+		{"no route", outB, "GET / HTTP/1.1\r\nHost: b\r\n\r\n", 404, "no route for this host and path",
+			record{Destination: "b", Service: "b.default.svc.cluster.local", Flag: "NR", Details: "route_not_found"}},
+		{"a service's name at an unknown address", outside, "GET / HTTP/1.1\r\nHost: a\r\nOne: 1\r\n\r\n", 200, "a-1 a ",
+			record{Route: "one", Cluster: "outbound|9080|one|a.default.svc.cluster.local", Destination: "a-1", Service: "a.default.svc.cluster.local", Details: "via_upstream"}},
+		{"outside", outside, "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n", 200, "outside example.com ",
+			record{Route: "allow_any", Cluster: "PassthroughCluster", Details: "via_upstream"}},
+		{"gateway", gateway, "GET / HTTP/1.1\r\nHost: shop.example.com\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n", 200, "a-1 at 8080 shop.example.com 1.2.3.4, 127.0.0.1",
+			record{Route: "default", Cluster: "outbound|8080|one|a.default.svc.cluster.local", Destination: "a-1", Service: "a.default.svc.cluster.local", Details: "via_upstream"}},
+		{"gateway without host", gateway, "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n", 404, "no route for this host and path",
+			record{Flag: "NR", Details: "route_not_found"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := tt.p.raw()
+			c.send(tt.request)
+			resp, body := c.response("GET")
+			if resp.StatusCode != tt.status || body != tt.body {
+				t.Errorf("got %d %q, want %d %q", resp.StatusCode, body, tt.status, tt.body)
+			}
+			r := tt.p.record()
+			got := record{Route: r.Route, Cluster: r.Cluster, Destination: r.Destination, Service: r.Service, Flag: r.Flag, Details: r.Details}
+			if got != tt.want {
+				t.Errorf("recorded\n%+v, want\n%+v", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestAnotherEndpoint refuses connections at one endpoint: every request reaches the other. With both away it is 503 UF,
+// and each was tried once.
+func TestAnotherEndpoint(t *testing.T) {
+	n := &network{at: map[string]string{"10.0.0.2:9080": served(t, func(w http.ResponseWriter, _ *http.Request) {})}}
+	p := start(t, options{direction: exchange.Outbound, dst: "10.0.0.1:9080", snapshot: mesh(), dial: n.dial})
+	c := p.raw()
+	for range 20 {
+		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+		if resp, body := c.response("POST"); resp.StatusCode != 200 {
+			t.Fatalf("got %d %q", resp.StatusCode, body)
+		}
+	}
+	away := &network{}
+	p = start(t, options{direction: exchange.Outbound, dst: "10.0.0.1:9080", snapshot: mesh(), dial: away.dial})
+	c = p.raw()
+	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	resp, body := c.response("GET")
+	if resp.StatusCode != 503 || !strings.HasPrefix(body, "upstream connect error") || !strings.Contains(body, "connection refused") {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+	if r := p.record(); r.Flag != exchange.FlagUpstreamConnect {
+		t.Errorf("recorded %+v", r)
+	}
+	if len(away.dialed) != 2 || away.dialed[0] == away.dialed[1] {
+		t.Errorf("dialled %v, want each endpoint once", away.dialed)
+	}
+}

@@ -1,0 +1,113 @@
+package forward_test
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/forward"
+	"github.com/composure-mesh/composure/proxy/table"
+	"github.com/composure-mesh/composure/proxy/upstream"
+)
+
+type discard struct{}
+
+func (discard) Exchange(*exchange.Exchange)     {}
+func (discard) SessionOpened(*exchange.Session) {}
+func (discard) SessionClosed(*exchange.Session) {}
+
+const benchRequest = "GET /productpage?u=normal HTTP/1.1\r\nHost: a\r\nUser-Agent: curl/8.0\r\nAccept: */*\r\nX-Request-Id: 0123456789\r\n" +
+	"Cookie: session=eyJ1c2VyIjoiamFzb24ifQ\r\nAccept-Encoding: gzip\r\nX-Forwarded-Proto: http\r\n\r\n"
+
+const benchResponse = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Tue, 24 Nov 2026 20:00:00 GMT\r\nContent-Length: 64\r\n\r\n" +
+	"0123456789012345678901234567890123456789012345678901234567890123"
+
+// exchanges returns a function that carries one exchange through an engine over loopback, routed through a table.
+func exchanges(tb testing.TB) func() {
+	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				buf, response := make([]byte, 4096), []byte(benchResponse)
+				for {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+					if _, err := c.Write(response); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	tab, err := table.Build(mesh(), nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	to := ln.Addr().String()
+	e := forward.New(forward.Config{
+		Table: func() *table.Table { return tab },
+		Transport: upstream.New(upstream.Config{Dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", to)
+		}}),
+		Recorder: discard{},
+		Log:      slog.New(slog.DiscardHandler),
+	})
+	front, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	go func() {
+		c, err := front.Accept()
+		if err != nil {
+			return
+		}
+		_ = e.ServeHTTP1(context.Background(), c, &exchange.Connection{Direction: exchange.Outbound, OriginalDst: netip.MustParseAddrPort("10.0.0.1:9080"), Remote: netip.MustParseAddrPort("10.0.0.9:1")})
+	}()
+	c, err := net.Dial("tcp", front.Addr().String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = c.Close(); _ = ln.Close(); _ = front.Close() })
+	want := len("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Tue, 24 Nov 2026 20:00:00 GMT\r\nContent-Length: 64\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\n") + 64
+	r := bufio.NewReaderSize(c, 4096)
+	request := []byte(benchRequest)
+	return func() {
+		if _, err := c.Write(request); err != nil {
+			tb.Fatal(err)
+		}
+		if _, err := r.Discard(want); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// TestExchangeDoesNotAllocate holds the whole path to it, from the client's head to the end of the response.
+func TestExchangeDoesNotAllocate(t *testing.T) {
+	one := exchanges(t)
+	one()
+	if n := testing.AllocsPerRun(500, one); n > 0 {
+		t.Errorf("%v allocations an exchange, want 0", n)
+	}
+}
+
+func BenchmarkExchange(b *testing.B) {
+	one := exchanges(b)
+	one()
+	b.ReportAllocs()
+	for b.Loop() {
+		one()
+	}
+}
