@@ -250,7 +250,6 @@ func (e *emitter) sandbox(w *Workload) *yaml.Node {
 	add(n, "security_opt", flow("no-new-privileges:true"))
 	add(n, "read_only", true)
 	add(n, "tmpfs", flow("/run")) // the lock of iptables
-	add(n, "oom_score_adj", -900)
 	e.follow(n, w.Service)
 	add(n, "stop_grace_period", "1s")
 	add(n, "networks", e.networks(w))

@@ -90,7 +90,7 @@ func split(content []byte) (services map[string]string, rest string) {
 // constants are fields of the services that inject adds which hold nothing of the user's; partly are those in which
 // some entries do not.
 var (
-	constants = []string{"attach", "cap_add", "cap_drop", "environment", "healthcheck", "oom_score_adj", "pull_policy", "read_only",
+	constants = []string{"attach", "cap_add", "cap_drop", "environment", "healthcheck", "pull_policy", "read_only",
 		"security_opt", "stop_grace_period", "tmpfs", "user", "volumes"}
 	partly = []string{"depends_on", "labels"}
 )
