@@ -27,175 +27,193 @@ var bothFamilies = []struct{ name, ours, peer, elsewhere, loopback string }{
 
 // TestCapture goes through everything that design D4 says about who is captured and who is not.
 func TestCapture(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		s := ours.server(t)
-		ours.program(t, nf, Options{
-			IPv6:                 IPv6Capture,
-			ExcludeInboundPorts:  []uint16{22},
-			ExcludeOutboundPorts: []uint16{25},
-			ExcludeOutboundCIDRs: []netip.Prefix{netip.MustParsePrefix(elsewhere4 + "/24"), netip.MustParsePrefix(elsewhere6 + "/64")},
-		})
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				captured := func(l *net.TCPListener, from *namespace, uid, gid int, to string) {
-					t.Helper()
-					c := from.mustDial(t, uid, gid, to)
-					got := accept(t, l)
-					wantPair(t, c, got)
-					if d := destination(t, got); d != to {
-						t.Errorf("destination of a connection to %s is %s", to, d)
-					}
-				}
-				direct := func(from *namespace, uid, gid int, at *namespace, to string) {
-					t.Helper()
-					l := at.listen(t, to)
-					wantPair(t, from.mustDial(t, uid, gid, to), accept(t, l))
-				}
-				captured(s.outbound, ours, appUID, appUID, addr(f.peer, 8080)) // nothing listens there
-				captured(s.outbound, ours, 0, 0, addr(f.peer, 443))
-				captured(s.outbound, ours, appUID, appUID, addr(f.ours, 8080)) // self-call
-				captured(s.inbound, peer, appUID, appUID, addr(f.ours, 8080))
-				captured(s.inbound, peer, proxyUID, proxyUID, addr(f.ours, 15001))
-
-				direct(ours, proxyUID, proxyUID, peer, addr(f.peer, 8001))
-				direct(ours, proxyUID, 0, peer, addr(f.peer, 8002))
-				direct(ours, appUID, proxyUID, peer, addr(f.peer, 8003))
-				direct(ours, proxyUID, proxyUID, ours, addr(f.ours, 8004)) // the proxy's inbound side to the application
-				direct(ours, appUID, appUID, ours, addr(f.loopback, 8005))
-				direct(ours, appUID, appUID, peer, addr(f.peer, 53))
-				direct(ours, appUID, appUID, peer, addr(f.peer, 25))
-				direct(ours, appUID, appUID, peer, addr(f.elsewhere, 8006))
-				for _, port := range []int{22, mesh.PortMerged, mesh.PortReady, mesh.PortMetrics} {
-					direct(peer, appUID, appUID, ours, addr(f.ours, port))
-				}
-				// Not by way of capture, so the listener would know no destination but itself.
-				refused(t, peer, appUID, addr(f.ours, mesh.PortInbound))
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, peer, nf := setUp(t, b)
+			s := ours.server(t)
+			ours.program(t, nf, Options{
+				IPv6:                 IPv6Capture,
+				ExcludeInboundPorts:  []uint16{22},
+				ExcludeOutboundPorts: []uint16{25},
+				ExcludeOutboundCIDRs: []netip.Prefix{netip.MustParsePrefix(elsewhere4 + "/24"), netip.MustParsePrefix(elsewhere6 + "/64")},
 			})
-		}
-	})
+			for _, f := range bothFamilies {
+				t.Run(f.name, func(t *testing.T) {
+					captured := func(l *net.TCPListener, from *namespace, uid, gid int, to string) {
+						t.Helper()
+						c := from.mustDial(t, uid, gid, to)
+						got := accept(t, l)
+						wantPair(t, c, got)
+						if d := destination(t, got); d != to {
+							t.Errorf("destination of a connection to %s is %s", to, d)
+						}
+					}
+					direct := func(from *namespace, uid, gid int, at *namespace, to string) {
+						t.Helper()
+						l := at.listen(t, to)
+						wantPair(t, from.mustDial(t, uid, gid, to), accept(t, l))
+					}
+					captured(s.outbound, ours, appUID, appUID, addr(f.peer, 8080)) // nothing listens there
+					captured(s.outbound, ours, 0, 0, addr(f.peer, 443))
+					captured(s.outbound, ours, appUID, appUID, addr(f.ours, 8080)) // self-call
+					captured(s.inbound, peer, appUID, appUID, addr(f.ours, 8080))
+					captured(s.inbound, peer, proxyUID, proxyUID, addr(f.ours, 15001))
+
+					direct(ours, proxyUID, proxyUID, peer, addr(f.peer, 8001))
+					direct(ours, proxyUID, 0, peer, addr(f.peer, 8002))
+					direct(ours, appUID, proxyUID, peer, addr(f.peer, 8003))
+					direct(ours, proxyUID, proxyUID, ours, addr(f.ours, 8004)) // the proxy's inbound side to the application
+					direct(ours, appUID, appUID, ours, addr(f.loopback, 8005))
+					direct(ours, appUID, appUID, peer, addr(f.peer, 53))
+					direct(ours, appUID, appUID, peer, addr(f.peer, 25))
+					direct(ours, appUID, appUID, peer, addr(f.elsewhere, 8006))
+					for _, port := range []int{22, mesh.PortMerged, mesh.PortReady, mesh.PortMetrics} {
+						direct(peer, appUID, appUID, ours, addr(f.ours, port))
+					}
+					// Not by way of capture, so the listener would know no destination but itself.
+					refused(t, peer, appUID, addr(f.ours, mesh.PortInbound))
+				})
+			}
+		})
+	}
 }
 
 func TestSelfTest(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, _ *namespace, nf *Netfilter) {
-		s := ours.server(t)
-		selfTest := func() error { return ours.as(0, 0, func() error { return s.SelfTest(context.Background()) }) }
-		if err := selfTest(); err == nil {
-			t.Error("it passes without rules")
-		}
-		ours.program(t, nf, Options{})
-		if err := selfTest(); err != nil {
-			t.Error(err)
-		}
-		// Somebody who was faster is no hindrance.
-		ours.mustDial(t, appUID, appUID, addr(peer4, 80))
-		if err := selfTest(); err != nil {
-			t.Error(err)
-		}
-	})
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, _, nf := setUp(t, b)
+			s := ours.server(t)
+			selfTest := func() error { return ours.as(0, 0, func() error { return s.SelfTest(context.Background()) }) }
+			if err := selfTest(); err == nil {
+				t.Error("it passes without rules")
+			}
+			ours.program(t, nf, Options{})
+			if err := selfTest(); err != nil {
+				t.Error(err)
+			}
+			// Somebody who was faster is no hindrance.
+			ours.mustDial(t, appUID, appUID, addr(peer4, 80))
+			if err := selfTest(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // TestGuardResetsWhatIsOlder opens connections before the rules, with and without conntrack knowing of them.
 func TestGuardResetsWhatIsOlder(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		for _, tracked := range []bool{false, true} {
-			for _, f := range bothFamilies {
-				t.Run(fmt.Sprintf("%s tracked=%v", f.name, tracked), func(t *testing.T) {
-					flush(t, ours, nf.Backend)
-					if tracked {
-						track(t, ours, nf.Backend)
-					}
-					ours.server(t)
-					out, in := peer.listen(t, addr(f.peer, 8080)), ours.listen(t, addr(f.ours, 8080))
-					outClient := ours.mustDial(t, appUID, appUID, addr(f.peer, 8080))
-					outServer := accept(t, out)
-					inClient := peer.mustDial(t, appUID, appUID, addr(f.ours, 8080))
-					inServer := accept(t, in)
-					wantPair(t, outClient, outServer)
-					wantPair(t, inClient, inServer)
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, peer, nf := setUp(t, b)
+			for _, tracked := range []bool{false, true} {
+				for _, f := range bothFamilies {
+					t.Run(fmt.Sprintf("%s tracked=%v", f.name, tracked), func(t *testing.T) {
+						flush(t, ours, nf.Backend)
+						if tracked {
+							track(t, ours, nf.Backend)
+						}
+						ours.server(t)
+						out, in := peer.listen(t, addr(f.peer, 8080)), ours.listen(t, addr(f.ours, 8080))
+						outClient := ours.mustDial(t, appUID, appUID, addr(f.peer, 8080))
+						outServer := accept(t, out)
+						inClient := peer.mustDial(t, appUID, appUID, addr(f.ours, 8080))
+						inServer := accept(t, in)
+						wantPair(t, outClient, outServer)
+						wantPair(t, inClient, inServer)
 
-					ours.program(t, nf, Options{IPv6: IPv6Capture})
+						ours.program(t, nf, Options{IPv6: IPv6Capture})
 
-					wantReset(t, outClient)
-					wantReset(t, outServer)
-					wantReset(t, inClient)
-					wantReset(t, inServer)
-				})
+						wantReset(t, outClient)
+						wantReset(t, outServer)
+						wantReset(t, inClient)
+						wantReset(t, inServer)
+					})
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // TestGuardSparesExclusions opens connections before the rules that the rules exclude.
 func TestGuardSparesExclusions(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				flush(t, ours, nf.Backend)
-				track(t, ours, nf.Backend)
-				out, in := peer.listen(t, addr(f.peer, 25)), ours.listen(t, addr(f.ours, 22))
-				pairs := [][2]net.Conn{}
-				c := ours.mustDial(t, appUID, appUID, addr(f.peer, 25))
-				pairs = append(pairs, [2]net.Conn{c, accept(t, out)})
-				c = peer.mustDial(t, appUID, appUID, addr(f.ours, 22))
-				pairs = append(pairs, [2]net.Conn{c, accept(t, in)})
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, peer, nf := setUp(t, b)
+			for _, f := range bothFamilies {
+				t.Run(f.name, func(t *testing.T) {
+					flush(t, ours, nf.Backend)
+					track(t, ours, nf.Backend)
+					out, in := peer.listen(t, addr(f.peer, 25)), ours.listen(t, addr(f.ours, 22))
+					pairs := [][2]net.Conn{}
+					c := ours.mustDial(t, appUID, appUID, addr(f.peer, 25))
+					pairs = append(pairs, [2]net.Conn{c, accept(t, out)})
+					c = peer.mustDial(t, appUID, appUID, addr(f.ours, 22))
+					pairs = append(pairs, [2]net.Conn{c, accept(t, in)})
 
-				ours.program(t, nf, Options{IPv6: IPv6Capture, ExcludeInboundPorts: []uint16{22}, ExcludeOutboundPorts: []uint16{25}})
+					ours.program(t, nf, Options{IPv6: IPv6Capture, ExcludeInboundPorts: []uint16{22}, ExcludeOutboundPorts: []uint16{25}})
 
-				for _, p := range pairs {
-					wantPair(t, p[1], p[0])
-					wantPair(t, p[0], p[1])
-				}
-			})
-		}
-	})
+					for _, p := range pairs {
+						wantPair(t, p[1], p[0])
+						wantPair(t, p[0], p[1])
+					}
+				})
+			}
+		})
+	}
 }
 
 // TestGuardSparesOrphans closes the proxy's connections with most of the data still in the send queue. The
 // socket then belongs to no process and the owner match fails for the rest of its packets.
 func TestGuardSparesOrphans(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		s := ours.server(t)
-		ours.program(t, nf, Options{IPv6: IPv6Capture})
-		for _, f := range bothFamilies {
-			t.Run(f.name+" request", func(t *testing.T) {
-				got, err := orphan(t, ours, peer, f.peer, 8080)
-				if got != orphanBytes || err != nil {
-					t.Errorf("%d of %d bytes arrived, then %v", got, orphanBytes, err)
-				}
-			})
-			t.Run(f.name+" response", func(t *testing.T) {
-				client := peer.mustDial(t, appUID, appUID, addr(f.ours, 8080))
-				var server *net.TCPConn
-				if err := ours.as(proxyUID, proxyUID, func() (err error) {
-					server, err = s.inbound.AcceptTCP()
-					return err
-				}); err != nil {
-					t.Fatal(err)
-				}
-				abandon(t, server)
-				n, err := io.Copy(io.Discard, client)
-				if n != orphanBytes || err != nil {
-					t.Errorf("%d of %d bytes arrived, then %v", n, orphanBytes, err)
-				}
-			})
-		}
-	})
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, peer, nf := setUp(t, b)
+			s := ours.server(t)
+			ours.program(t, nf, Options{IPv6: IPv6Capture})
+			for _, f := range bothFamilies {
+				t.Run(f.name+" request", func(t *testing.T) {
+					got, err := orphan(t, ours, peer, f.peer, 8080)
+					if got != orphanBytes || err != nil {
+						t.Errorf("%d of %d bytes arrived, then %v", got, orphanBytes, err)
+					}
+				})
+				t.Run(f.name+" response", func(t *testing.T) {
+					client := peer.mustDial(t, appUID, appUID, addr(f.ours, 8080))
+					var server *net.TCPConn
+					if err := ours.as(proxyUID, proxyUID, func() (err error) {
+						server, err = s.inbound.AcceptTCP()
+						return err
+					}); err != nil {
+						t.Fatal(err)
+					}
+					abandon(t, server)
+					n, err := io.Copy(io.Discard, client)
+					if n != orphanBytes || err != nil {
+						t.Errorf("%d of %d bytes arrived, then %v", n, orphanBytes, err)
+					}
+				})
+			}
+		})
+	}
 }
 
 // TestOwnerAloneLosesOrphans shows that the test above can fail: without the mark the data is lost.
 func TestOwnerAloneLosesOrphans(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		rules := Plan(Options{})
-		for i, table := range rules {
-			rules[i].Rules = slices.DeleteFunc(table.Rules, func(r Rule) bool {
-				return r.Chain == chainGuardOut && strings.Contains(r.Spec, "-m connmark")
-			})
-		}
-		ours.do(t, func() error { return nf.Apply(rules) })
-		if got, err := orphan(t, ours, peer, peer4, 8080); got == orphanBytes && err == nil {
-			t.Error("everything arrived")
-		}
-	})
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, peer, nf := setUp(t, b)
+			rules := Plan(Options{})
+			for i, table := range rules {
+				rules[i].Rules = slices.DeleteFunc(table.Rules, func(r Rule) bool {
+					return r.Chain == chainGuardOut && strings.Contains(r.Spec, "-m connmark")
+				})
+			}
+			ours.do(t, func() error { return nf.Apply(t.Context(), rules) })
+			if got, err := orphan(t, ours, peer, peer4, 8080); got == orphanBytes && err == nil {
+				t.Error("everything arrived")
+			}
+		})
+	}
 }
 
 const orphanBytes = 1 << 20
@@ -242,34 +260,37 @@ func TestDockerDNS(t *testing.T) {
 	const port = 41953
 	for _, order := range []string{"before", "after", "both backends", "nftables before", "nftables after"} {
 		t.Run(order, func(t *testing.T) {
-			eachBackend(t, func(t *testing.T, ours, _ *namespace, nf *Netfilter) {
-				resolver := ours.listen(t, addr("127.0.0.11", port))
-				switch order {
-				case "before":
-					dockerDNS(t, ours, nf.Backend, port)
-					ours.program(t, nf, Options{})
-				case "after":
-					ours.program(t, nf, Options{})
-					dockerDNS(t, ours, nf.Backend, port)
-				case "both backends":
-					other := BackendLegacy
-					if nf.Backend == other {
-						other = BackendNFT
+			for _, b := range backends {
+				t.Run(string(b), func(t *testing.T) {
+					ours, _, nf := setUp(t, b)
+					resolver := ours.listen(t, addr("127.0.0.11", port))
+					switch order {
+					case "before":
+						dockerDNS(t, ours, nf.Backend, port)
+						ours.program(t, nf, Options{})
+					case "after":
+						ours.program(t, nf, Options{})
+						dockerDNS(t, ours, nf.Backend, port)
+					case "both backends":
+						other := BackendLegacy
+						if nf.Backend == other {
+							other = BackendNFT
+						}
+						ours.program(t, nf, Options{})
+						ours.backend(t, other)
+						dockerDNS(t, ours, other, port)
+					case "nftables before":
+						dockerDNSNftables(t, ours, port)
+						ours.program(t, nf, Options{})
+					case "nftables after":
+						ours.program(t, nf, Options{})
+						dockerDNSNftables(t, ours, port)
 					}
-					ours.program(t, nf, Options{})
-					ours.backend(t, other)
-					dockerDNS(t, ours, other, port)
-				case "nftables before":
-					dockerDNSNftables(t, ours, port)
-					ours.program(t, nf, Options{})
-				case "nftables after":
-					ours.program(t, nf, Options{})
-					dockerDNSNftables(t, ours, port)
-				}
-				for _, uid := range []int{appUID, proxyUID, 0} {
-					wantPair(t, ours.mustDial(t, uid, uid, addr("127.0.0.11", 53)), accept(t, resolver))
-				}
-			})
+					for _, uid := range []int{appUID, proxyUID, 0} {
+						wantPair(t, ours.mustDial(t, uid, uid, addr("127.0.0.11", 53)), accept(t, resolver))
+					}
+				})
+			}
 		})
 	}
 }

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -27,17 +28,17 @@ var features = map[string][2]string{
 
 // explain adds to a failure of iptables what is missing and what to do about it. iptables itself says little
 // more than "No such file or directory".
-func (nf *Netfilter) explain(f Family, table string, cause error) error {
+func (nf *Netfilter) explain(ctx context.Context, f Family, table string, cause error) error {
 	if strings.Contains(cause.Error(), "xtables.lock") {
 		return fmt.Errorf("the lock file can't be made: mount a tmpfs on /run: %w", cause)
 	}
 	if nf.tables[f] == nil {
 		return cause
 	}
-	if nf.restore(f, "*"+table+"\nCOMMIT\n") != nil {
+	if nf.restore(ctx, f, "*"+table+"\nCOMMIT\n") != nil {
 		return fmt.Errorf("kernel feature %s is missing: load it on the Docker host (modprobe %[1]s): %w", nf.tableModule(f, table), cause)
 	}
-	if module := nf.missingFeature(f, table); module != "" {
+	if module := nf.missingFeature(ctx, f, table); module != "" {
 		return fmt.Errorf("kernel feature %s is missing: load it on the Docker host (modprobe %[1]s): %w", module, cause)
 	}
 	return cause
@@ -45,10 +46,10 @@ func (nf *Netfilter) explain(f Family, table string, cause error) error {
 
 // missingFeature tries the rules of the plan one by one in a chain that nothing jumps to, and names the module
 // behind the first that fails.
-func (nf *Netfilter) missingFeature(f Family, table string) string {
+func (nf *Netfilter) missingFeature(ctx context.Context, f Family, table string) string {
 	defer func() {
 		// Best effort: an unused chain does no harm.
-		_ = nf.restore(f, "*"+table+"\n:"+probeChain+" - [0:0]\n-X "+probeChain+"\nCOMMIT\n")
+		_ = nf.restore(ctx, f, "*"+table+"\n:"+probeChain+" - [0:0]\n-X "+probeChain+"\nCOMMIT\n")
 	}()
 	for _, t := range Plan(Options{IPv6: IPv6Capture}) {
 		if t.Family != f || t.Name != table {
@@ -60,7 +61,7 @@ func (nf *Netfilter) missingFeature(f Family, table string) string {
 				continue
 			}
 			spec := strings.Replace(r.Spec, "-g "+chainProxy, "-j RETURN", 1)
-			if nf.restore(f, "*"+table+"\n:"+probeChain+" - [0:0]\n-A "+probeChain+" "+spec+"\nCOMMIT\n") != nil {
+			if nf.restore(ctx, f, "*"+table+"\n:"+probeChain+" - [0:0]\n-A "+probeChain+" "+spec+"\nCOMMIT\n") != nil {
 				return module
 			}
 		}

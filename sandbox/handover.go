@@ -145,9 +145,9 @@ func (s *Server) Run(ctx context.Context) error {
 			continue
 		}
 		conns.Go(func() {
-			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			defer stop()
-			defer conn.Close()
+			hangUp := func() { _ = conn.Close() }
+			defer hangUp()
+			defer context.AfterFunc(ctx, hangUp)()
 			s.serve(conn)
 		})
 	}

@@ -15,32 +15,35 @@ import (
 // TestGuardSparesTheUntrackable sends a segment far outside the window of one of the proxy's connections. To
 // conntrack it is of no connection, so it carries no mark; the guard must not answer it with a reset.
 func TestGuardSparesTheUntrackable(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		for _, tc := range []struct {
-			name   string
-			rules  Ruleset
-			resets bool
-		}{
-			{"the plan", Plan(Options{}), false},
-			{"without the drop, to show that the test can fail", withoutDrop(Plan(Options{})), true},
-		} {
-			t.Run(tc.name, func(t *testing.T) {
-				ours.do(t, func() error { return nf.Apply(tc.rules) })
-				l := peer.listen(t, addr(peer4, 0))
-				client := ours.mustDial(t, proxyUID, proxyUID, l.Addr().String())
-				server := accept(t, l)
-				wantPair(t, client, server)
-
-				stray(t, peer, server)
-
-				if tc.resets {
-					wantReset(t, server)
-				} else {
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, peer, nf := setUp(t, b)
+			for _, tc := range []struct {
+				name   string
+				rules  Ruleset
+				resets bool
+			}{
+				{"the plan", Plan(Options{}), false},
+				{"without the drop, to show that the test can fail", withoutDrop(Plan(Options{})), true},
+			} {
+				t.Run(tc.name, func(t *testing.T) {
+					ours.do(t, func() error { return nf.Apply(t.Context(), tc.rules) })
+					l := peer.listen(t, addr(peer4, 0))
+					client := ours.mustDial(t, proxyUID, proxyUID, l.Addr().String())
+					server := accept(t, l)
 					wantPair(t, client, server)
-				}
-			})
-		}
-	})
+
+					stray(t, peer, server)
+
+					if tc.resets {
+						wantReset(t, server)
+					} else {
+						wantPair(t, client, server)
+					}
+				})
+			}
+		})
+	}
 }
 
 func withoutDrop(rules Ruleset) Ruleset {

@@ -4,12 +4,14 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -40,29 +42,34 @@ type Netfilter struct {
 }
 
 // Open chooses the backend: Docker's own if its chains are found in one of them, else nft, else legacy.
-func Open() (*Netfilter, error) {
+func Open(ctx context.Context) (*Netfilter, error) {
 	if err := needCaps(netAdmin); err != nil {
 		return nil, err
 	}
-	nft, nftErr := openBackend(BackendNFT)
-	if nftErr == nil && nft.has(dockerChain) {
-		return nft, nil
+	var first *Netfilter
+	var errs []error
+	for _, b := range []Backend{BackendNFT, BackendLegacy} {
+		// To look into the legacy tables makes them, so they are left alone where none exists and nft works.
+		if b == BackendLegacy && first != nil && !legacyInUse() {
+			break
+		}
+		nf, err := openBackend(ctx, b)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case nf.has(dockerChain):
+			return nf, nil
+		case first == nil:
+			first = nf
+		}
 	}
-	// To look into the legacy tables creates them, so they are left alone where none exists and nft works.
-	if nftErr == nil && !legacyInUse() {
-		return nft, nil
+	if first == nil {
+		return nil, fmt.Errorf("no usable iptables: %w", errors.Join(errs...))
 	}
-	legacy, legacyErr := openBackend(BackendLegacy)
-	if legacyErr == nil && (nftErr != nil || legacy.has(dockerChain)) {
-		return legacy, nil
-	}
-	if nftErr == nil {
-		return nft, nil
-	}
-	return nil, fmt.Errorf("no usable iptables: %w", errors.Join(nftErr, legacyErr))
+	return first, nil
 }
 
-func openBackend(b Backend) (*Netfilter, error) {
+func openBackend(ctx context.Context, b Backend) (*Netfilter, error) {
 	nf := &Netfilter{Backend: b, tables: map[Family]*iptables.IPTables{}}
 	needed := []capability{netAdmin}
 	if b == BackendLegacy {
@@ -87,7 +94,7 @@ func openBackend(b Backend) (*Netfilter, error) {
 	}
 	// The programs of a backend exist where its kernel half may not.
 	if _, err := nf.tables[IPv4].ListChains("nat"); err != nil {
-		return nil, fmt.Errorf("%s: read table nat: %w", nf.program(IPv4), nf.explain(IPv4, "nat", err))
+		return nil, fmt.Errorf("%s: read table nat: %w", nf.program(IPv4), nf.explain(ctx, IPv4, "nat", err))
 	}
 	return nf, nil
 }
@@ -112,13 +119,13 @@ func legacyInUse() bool {
 
 // Program puts Plan(o) in force and reads it back. Where the kernel can't redirect IPv6, IPv6 is rejected. The
 // result is what became of IPv6.
-func (nf *Netfilter) Program(o Options, log *slog.Logger) (IPv6Mode, error) {
-	err := nf.Apply(Plan(o))
+func (nf *Netfilter) Program(ctx context.Context, o Options, log *slog.Logger) (IPv6Mode, error) {
+	err := nf.Apply(ctx, Plan(o))
 	var failed *TableError
 	if o.IPv6 == IPv6Capture && errors.As(err, &failed) && failed.Family == IPv6 && failed.Table == "nat" {
 		log.Warn("IPv6 can't be captured, so TCP over it is rejected", "error", err)
 		o.IPv6 = IPv6Reject
-		err = nf.Apply(Plan(o))
+		err = nf.Apply(ctx, Plan(o))
 	}
 	if err != nil {
 		return "", err
@@ -140,16 +147,16 @@ func (e *TableError) Error() string {
 func (e *TableError) Unwrap() error { return e.Err }
 
 // Apply puts the rules in force, each table at once. Doing it again replaces ours and leaves others' alone.
-func (nf *Netfilter) Apply(rules Ruleset) error {
+func (nf *Netfilter) Apply(ctx context.Context, rules Ruleset) error {
 	for _, t := range rules {
-		if err := nf.apply(t); err != nil {
-			return &TableError{Family: t.Family, Table: t.Name, Err: nf.explain(t.Family, t.Name, err)}
+		if err := nf.apply(ctx, t); err != nil {
+			return &TableError{Family: t.Family, Table: t.Name, Err: nf.explain(ctx, t.Family, t.Name, err)}
 		}
 	}
 	return nil
 }
 
-func (nf *Netfilter) apply(t Table) error {
+func (nf *Netfilter) apply(ctx context.Context, t Table) error {
 	ipt := nf.tables[t.Family]
 	if ipt == nil {
 		return fmt.Errorf("%s is not installed", nf.program(t.Family))
@@ -166,13 +173,13 @@ func (nf *Netfilter) apply(t Table) error {
 			}
 		}
 	}
-	return nf.restore(t.Family, t.restore(stale))
+	return nf.restore(ctx, t.Family, t.restore(stale))
 }
 
 // restore feeds iptables-restore, which go-iptables does not wrap: its one exec a rule would leave gaps.
-func (nf *Netfilter) restore(f Family, input string) error {
+func (nf *Netfilter) restore(ctx context.Context, f Family, input string) error {
 	name := nf.program(f) + "-restore"
-	cmd := exec.Command(name, "--noflush", "--wait", fmt.Sprint(lockWait))
+	cmd := exec.CommandContext(ctx, name, "--noflush", "--wait", strconv.Itoa(lockWait))
 	cmd.Stdin = strings.NewReader(input)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -30,96 +30,108 @@ func saved(t *testing.T, ns *namespace, b Backend) string {
 
 // TestRerun programs again over what is there, with other options and with Docker's rules come in between.
 func TestRerun(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		s := ours.server(t)
-		o := Options{IPv6: IPv6Capture}
-		ours.program(t, nf, o)
-		once := saved(t, ours, nf.Backend)
-		conn := ours.mustDial(t, appUID, appUID, addr(peer4, 80))
-		arrived := accept(t, s.outbound)
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, _, nf := setUp(t, b)
+			s := ours.server(t)
+			o := Options{IPv6: IPv6Capture}
+			ours.program(t, nf, o)
+			once := saved(t, ours, nf.Backend)
+			conn := ours.mustDial(t, appUID, appUID, addr(peer4, 80))
+			arrived := accept(t, s.outbound)
 
-		ours.program(t, nf, o)
-		if d := cmp.Diff(once, saved(t, ours, nf.Backend)); d != "" {
-			t.Errorf("the second time changes something (-once +twice)\n%s", d)
-		}
-		wantPair(t, conn, arrived)
+			ours.program(t, nf, o)
+			if d := cmp.Diff(once, saved(t, ours, nf.Backend)); d != "" {
+				t.Errorf("the second time changes something (-once +twice)\n%s", d)
+			}
+			wantPair(t, conn, arrived)
 
-		dockerDNS(t, ours, nf.Backend, 5353)
-		withDocker := ours.iptables(t, nf.Backend, "-t nat -S DOCKER_OUTPUT")
-		ours.program(t, nf, Options{IPv6: IPv6Capture, ExcludeOutboundPorts: []uint16{25}})
-		if got := ours.iptables(t, nf.Backend, "-t nat -S DOCKER_OUTPUT"); got != withDocker {
-			t.Errorf("Docker's chain became\n%s", got)
-		}
-		output := strings.Split(strings.TrimSpace(ours.iptables(t, nf.Backend, "-t nat -S OUTPUT")), "\n")
-		want := []string{"-P OUTPUT ACCEPT", "-A OUTPUT -p tcp -j COMPOSURE_OUT", "-A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT"}
-		if d := cmp.Diff(want, output); d != "" {
-			t.Errorf("OUTPUT (-want +got)\n%s", d)
-		}
-		if chain := ours.iptables(t, nf.Backend, "-t nat -S COMPOSURE_OUT"); strings.Count(chain, "--dport 25 ") != 1 {
-			t.Errorf("the new exclusion is not there once:\n%s", chain)
-		}
-		wantPair(t, conn, arrived)
-	})
+			dockerDNS(t, ours, nf.Backend, 5353)
+			withDocker := ours.iptables(t, nf.Backend, "-t nat -S DOCKER_OUTPUT")
+			ours.program(t, nf, Options{IPv6: IPv6Capture, ExcludeOutboundPorts: []uint16{25}})
+			if got := ours.iptables(t, nf.Backend, "-t nat -S DOCKER_OUTPUT"); got != withDocker {
+				t.Errorf("Docker's chain became\n%s", got)
+			}
+			output := strings.Split(strings.TrimSpace(ours.iptables(t, nf.Backend, "-t nat -S OUTPUT")), "\n")
+			want := []string{"-P OUTPUT ACCEPT", "-A OUTPUT -p tcp -j COMPOSURE_OUT", "-A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT"}
+			if d := cmp.Diff(want, output); d != "" {
+				t.Errorf("OUTPUT (-want +got)\n%s", d)
+			}
+			if chain := ours.iptables(t, nf.Backend, "-t nat -S COMPOSURE_OUT"); strings.Count(chain, "--dport 25 ") != 1 {
+				t.Errorf("the new exclusion is not there once:\n%s", chain)
+			}
+			wantPair(t, conn, arrived)
+		})
+	}
 }
 
 // TestReadBack checks that a plan is spelled as iptables reads it back: Verify compares text.
 func TestReadBack(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, _ *namespace, nf *Netfilter) {
-		for _, mode := range []IPv6Mode{IPv6Off, IPv6Reject, IPv6Capture} {
-			ours.program(t, nf, Options{
-				IPv6:                 mode,
-				ExcludeInboundPorts:  []uint16{1, 65535},
-				ExcludeOutboundPorts: []uint16{5432},
-				ExcludeOutboundCIDRs: []netip.Prefix{
-					netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"), netip.MustParsePrefix("10.1.2.3/8"),
-					netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8:0:0:1::/80"), netip.MustParsePrefix("fd00::1/128"),
-				},
-			})
-		}
-	})
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, _, nf := setUp(t, b)
+			for _, mode := range []IPv6Mode{IPv6Off, IPv6Reject, IPv6Capture} {
+				ours.program(t, nf, Options{
+					IPv6:                 mode,
+					ExcludeInboundPorts:  []uint16{1, 65535},
+					ExcludeOutboundPorts: []uint16{5432},
+					ExcludeOutboundCIDRs: []netip.Prefix{
+						netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"), netip.MustParsePrefix("10.1.2.3/8"),
+						netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8:0:0:1::/80"), netip.MustParsePrefix("fd00::1/128"),
+					},
+				})
+			}
+		})
+	}
 }
 
 func TestVerifyNotices(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, _ *namespace, nf *Netfilter) {
-		for _, tc := range []struct{ damage, want string }{
-			{"iptables -t nat -D OUTPUT -p tcp -j COMPOSURE_OUT", `IPv4 table nat: rule "-A OUTPUT -p tcp -j COMPOSURE_OUT" is there 0 times, want once`},
-			{"ip6tables -A INPUT -p tcp -j COMPOSURE_GUARD_IN", "IPv6 table filter: rule \"-A INPUT -p tcp -j COMPOSURE_GUARD_IN\" is there 2 times"},
-			{"iptables -t nat -D COMPOSURE_OUT 1", "IPv4 table nat: rule 1 of COMPOSURE_OUT is \"-d 127.0.0.0/8 -j RETURN\""},
-			{"iptables -t nat -D COMPOSURE_IN 4", `IPv4 table nat: rule "-A COMPOSURE_IN -p tcp -j REDIRECT --to-ports 15006" is missing`},
-			{"iptables -A COMPOSURE_GUARD_OUT -j ACCEPT", `rule "-A COMPOSURE_GUARD_OUT -j ACCEPT" is not one of ours`},
-			{"iptables -F COMPOSURE_PROXY", "CONNMARK"},
-		} {
-			t.Run(tc.damage, func(t *testing.T) {
-				flush(t, ours, nf.Backend)
-				o := Options{IPv6: IPv6Capture}
-				ours.program(t, nf, o)
-				program, args, _ := strings.Cut(tc.damage, " ")
-				ours.exec(t, program+"-"+string(nf.Backend)+" "+args)
-				err := ours.as(0, 0, func() error { return nf.VerifyPlan(o, IPv6Capture) })
-				if err == nil || !strings.Contains(err.Error(), tc.want) {
-					t.Errorf("got %v, want %s", err, tc.want)
-				}
-			})
-		}
-		flush(t, ours, nf.Backend)
-		if err := ours.as(0, 0, func() error { return nf.VerifyPlan(Options{}, IPv6Capture) }); err == nil {
-			t.Error("an empty namespace verifies")
-		}
-	})
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, _, nf := setUp(t, b)
+			for _, tc := range []struct{ damage, want string }{
+				{"iptables -t nat -D OUTPUT -p tcp -j COMPOSURE_OUT", `IPv4 table nat: rule "-A OUTPUT -p tcp -j COMPOSURE_OUT" is there 0 times, want once`},
+				{"ip6tables -A INPUT -p tcp -j COMPOSURE_GUARD_IN", "IPv6 table filter: rule \"-A INPUT -p tcp -j COMPOSURE_GUARD_IN\" is there 2 times"},
+				{"iptables -t nat -D COMPOSURE_OUT 1", "IPv4 table nat: rule 1 of COMPOSURE_OUT is \"-d 127.0.0.0/8 -j RETURN\""},
+				{"iptables -t nat -D COMPOSURE_IN 4", `IPv4 table nat: rule "-A COMPOSURE_IN -p tcp -j REDIRECT --to-ports 15006" is missing`},
+				{"iptables -A COMPOSURE_GUARD_OUT -j ACCEPT", `rule "-A COMPOSURE_GUARD_OUT -j ACCEPT" is not one of ours`},
+				{"iptables -F COMPOSURE_PROXY", "CONNMARK"},
+			} {
+				t.Run(tc.damage, func(t *testing.T) {
+					flush(t, ours, nf.Backend)
+					o := Options{IPv6: IPv6Capture}
+					ours.program(t, nf, o)
+					program, args, _ := strings.Cut(tc.damage, " ")
+					ours.exec(t, program+"-"+string(nf.Backend)+" "+args)
+					err := ours.as(0, 0, func() error { return nf.VerifyPlan(o, IPv6Capture) })
+					if err == nil || !strings.Contains(err.Error(), tc.want) {
+						t.Errorf("got %v, want %s", err, tc.want)
+					}
+				})
+			}
+			flush(t, ours, nf.Backend)
+			if err := ours.as(0, 0, func() error { return nf.VerifyPlan(Options{}, IPv6Capture) }); err == nil {
+				t.Error("an empty namespace verifies")
+			}
+		})
+	}
 }
 
 // TestIPv6Reject lets nobody through but the proxy and loopback.
 func TestIPv6Reject(t *testing.T) {
-	eachBackend(t, func(t *testing.T, ours, peer *namespace, nf *Netfilter) {
-		ours.program(t, nf, Options{IPv6: IPv6Reject})
-		ours.do(t, func() error { return nf.VerifyPlan(Options{}, IPv6Capture) })
-		l, own, lo := peer.listen(t, addr(peer6, 8080)), ours.listen(t, addr(ours6, 8080)), ours.listen(t, addr("::1", 8080))
-		refused(t, ours, appUID, addr(peer6, 8080))
-		refused(t, peer, appUID, addr(ours6, 8080))
-		wantPair(t, ours.mustDial(t, proxyUID, proxyUID, addr(peer6, 8080)), accept(t, l))
-		wantPair(t, ours.mustDial(t, appUID, appUID, addr("::1", 8080)), accept(t, lo))
-		wantPair(t, ours.mustDial(t, proxyUID, proxyUID, addr(ours6, 8080)), accept(t, own))
-	})
+	for _, b := range backends {
+		t.Run(string(b), func(t *testing.T) {
+			ours, peer, nf := setUp(t, b)
+			ours.program(t, nf, Options{IPv6: IPv6Reject})
+			ours.do(t, func() error { return nf.VerifyPlan(Options{}, IPv6Capture) })
+			l, own, lo := peer.listen(t, addr(peer6, 8080)), ours.listen(t, addr(ours6, 8080)), ours.listen(t, addr("::1", 8080))
+			refused(t, ours, appUID, addr(peer6, 8080))
+			refused(t, peer, appUID, addr(ours6, 8080))
+			wantPair(t, ours.mustDial(t, proxyUID, proxyUID, addr(peer6, 8080)), accept(t, l))
+			wantPair(t, ours.mustDial(t, appUID, appUID, addr("::1", 8080)), accept(t, lo))
+			wantPair(t, ours.mustDial(t, proxyUID, proxyUID, addr(ours6, 8080)), accept(t, own))
+		})
+	}
 }
 
 // TestOpenChoosesDockers looks for the engine's chains in both backends.
@@ -135,7 +147,7 @@ func TestOpenChoosesDockers(t *testing.T) {
 			}
 			var nf *Netfilter
 			ours.do(t, func() (err error) {
-				nf, err = Open()
+				nf, err = Open(t.Context())
 				return err
 			})
 			if nf.Backend != want {
@@ -165,7 +177,7 @@ func TestErrorsNameTheFeature(t *testing.T) {
 	} {
 		t.Run(tc.refuse, func(t *testing.T) {
 			nf := fakeBackend(t, tc.refuse, "RULE_APPEND failed (No such file or directory)")
-			err := nf.Apply(Plan(Options{}))
+			err := nf.Apply(t.Context(), Plan(Options{}))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -178,13 +190,13 @@ func TestErrorsNameTheFeature(t *testing.T) {
 	}
 	t.Run("lock file", func(t *testing.T) {
 		nf := fakeBackend(t, "COMMIT", "Fatal: no lock file /run/xtables.lock: Read-only file system")
-		if err := nf.Apply(Plan(Options{})); err == nil || !strings.Contains(err.Error(), "mount a tmpfs on /run") {
+		if err := nf.Apply(t.Context(), Plan(Options{})); err == nil || !strings.Contains(err.Error(), "mount a tmpfs on /run") {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("IPv6 nat", func(t *testing.T) {
 		nf := fakeBackend(t, "::1/128", "no")
-		mode, err := nf.Program(Options{IPv6: IPv6Capture}, slog.New(slog.DiscardHandler))
+		mode, err := nf.Program(t.Context(), Options{IPv6: IPv6Capture}, slog.New(slog.DiscardHandler))
 		// The fake reads nothing back, so that Verify fails; what counts is that IPv6 went on to be rejected.
 		if err == nil || strings.Contains(err.Error(), "::1/128") || mode != IPv6Reject {
 			t.Errorf("got %s, %v", mode, err)
@@ -192,7 +204,7 @@ func TestErrorsNameTheFeature(t *testing.T) {
 	})
 	t.Run("no program", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
-		if _, err := Open(); err == nil || !strings.Contains(err.Error(), "iptables-nft") || !strings.Contains(err.Error(), "iptables-legacy") {
+		if _, err := Open(t.Context()); err == nil || !strings.Contains(err.Error(), "iptables-nft") || !strings.Contains(err.Error(), "iptables-legacy") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -212,7 +224,7 @@ func fakeBackend(t *testing.T, refuse, stderr string) *Netfilter {
 		script(name+"-restore", `if grep -qFe '`+refuse+`'; then echo '`+stderr+`' >&2; exit 1; fi`)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	nf, err := openBackend(BackendNFT)
+	nf, err := openBackend(t.Context(), BackendNFT)
 	if err != nil {
 		t.Fatal(err)
 	}

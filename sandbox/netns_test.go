@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -254,7 +256,7 @@ func (ns *namespace) backend(t *testing.T, b Backend) *Netfilter {
 	}
 	var nf *Netfilter
 	ns.do(t, func() (err error) {
-		nf, err = openBackend(b)
+		nf, err = openBackend(context.Background(), b)
 		return err
 	})
 	return nf
@@ -264,7 +266,7 @@ func (ns *namespace) backend(t *testing.T, b Backend) *Netfilter {
 func (ns *namespace) program(t *testing.T, nf *Netfilter, o Options) {
 	t.Helper()
 	ns.do(t, func() error {
-		mode, err := nf.Program(o, slog.New(slog.DiscardHandler))
+		mode, err := nf.Program(context.Background(), o, slog.New(slog.DiscardHandler))
 		if err == nil && mode != o.IPv6 {
 			err = fmt.Errorf("IPv6 is %s, want %s", mode, o.IPv6)
 		}
@@ -284,16 +286,15 @@ func (ns *namespace) server(t *testing.T) *Server {
 	return s
 }
 
-// eachBackend runs f in a network of its own for each backend.
-func eachBackend(t *testing.T, f func(t *testing.T, ours, peer *namespace, nf *Netfilter)) {
-	for _, b := range []Backend{BackendNFT, BackendLegacy} {
-		t.Run(string(b), func(t *testing.T) {
-			ours, peer := network(t)
-			f(t, ours, peer, ours.backend(t, b))
-		})
-	}
+var backends = []Backend{BackendNFT, BackendLegacy}
+
+// setUp is a network and the given backend in the workload's namespace.
+func setUp(t *testing.T, b Backend) (ours, peer *namespace, nf *Netfilter) {
+	t.Helper()
+	ours, peer = network(t)
+	return ours, peer, ours.backend(t, b)
 }
 
-func addr(ip string, port int) string { return net.JoinHostPort(ip, fmt.Sprint(port)) }
+func addr(ip string, port int) string { return net.JoinHostPort(ip, strconv.Itoa(port)) }
 
 const proxyUID = mesh.UIDProxy

@@ -136,6 +136,7 @@ func TestImage(t *testing.T) {
 }
 
 func testServes(t *testing.T, ref, network string) {
+	t.Helper()
 	name := prefix
 	must(t, "docker", dockerRun(network, capabilities, "-d", "--name", name, "-e", envInboundPorts+"=22", ref)...)
 	t.Cleanup(func() { must(t, "docker", "rm", "-f", name) })

@@ -35,7 +35,7 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	}
 	defer server.Close()
 	opts.IPv6 = ipv6Mode(server.DualStack())
-	if err := program(opts, log); err != nil {
+	if err := program(ctx, opts, log); err != nil {
 		return err
 	}
 	if err := server.SelfTest(ctx); err != nil {
@@ -50,7 +50,7 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 }
 
 // rules programs the rules again, or with --dry-run shows them in the syntax of iptables-save and changes nothing.
-func rules(_ context.Context, log *slog.Logger, args []string) error {
+func rules(ctx context.Context, log *slog.Logger, args []string) error {
 	dryRun := len(args) == 1 && args[0] == "--dry-run"
 	if len(args) > 0 && !dryRun {
 		return fmt.Errorf("rules: unexpected argument %q: want none or --dry-run", args[0])
@@ -65,7 +65,7 @@ func rules(_ context.Context, log *slog.Logger, args []string) error {
 		return err
 	}
 	opts.IPv6 = ipv6Mode(true)
-	return program(opts, log)
+	return program(ctx, opts, log)
 }
 
 // check reads the rules back and makes a connection through them. It needs the privileges that the sandbox has
@@ -75,7 +75,7 @@ func check(ctx context.Context, _ *slog.Logger, _ []string) error {
 	if err != nil {
 		return err
 	}
-	nf, err := sandbox.Open()
+	nf, err := sandbox.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -91,12 +91,12 @@ func check(ctx context.Context, _ *slog.Logger, _ []string) error {
 	return nil
 }
 
-func program(opts sandbox.Options, log *slog.Logger) error {
-	nf, err := sandbox.Open()
+func program(ctx context.Context, opts sandbox.Options, log *slog.Logger) error {
+	nf, err := sandbox.Open(ctx)
 	if err != nil {
 		return err
 	}
-	mode, err := nf.Program(opts, log)
+	mode, err := nf.Program(ctx, opts, log)
 	if err != nil {
 		return err
 	}
