@@ -127,7 +127,7 @@ func published(ports nat.PortMap) map[uint16][]string {
 	m := map[uint16][]string{}
 	for p, bindings := range ports {
 		n, ok := tcp(p)
-		if !ok {
+		if !ok || len(bindings) == 0 {
 			continue
 		}
 		for _, b := range bindings {
@@ -180,26 +180,44 @@ func (e *Engine) Network(ctx context.Context, id string) (mesh.Network, error) {
 	if err != nil {
 		return mesh.Network{}, wrap("inspect network", id, err)
 	}
+	return convertNetwork(n), nil
+}
+
+func convertNetwork(n network.Inspect) mesh.Network {
 	out := mesh.Network{Name: n.Name, ID: n.ID, Internal: n.Internal}
 	for _, c := range n.IPAM.Config {
-		if p, err := netip.ParsePrefix(c.Subnet); err == nil {
-			out.Subnets = append(out.Subnets, p.Masked().String())
+		subnet, err := netip.ParsePrefix(c.Subnet)
+		if err != nil {
+			continue
 		}
-		if a, err := gateway(c.Gateway); err == nil {
+		out.Subnets = append(out.Subnets, subnet.Masked().String())
+		if a, ok := gateway(n.Driver, subnet, c); ok {
 			out.Gateways = append(out.Gateways, a.String())
 		}
 	}
 	slices.Sort(out.Subnets)
 	slices.Sort(out.Gateways)
-	return out, nil
+	return out
 }
 
-// gateway reads an address, with a prefix length or without: engines write both.
-func gateway(s string) (netip.Addr, error) {
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return p.Addr(), nil
+// gateway is the address of the host in a subnet. Engines write it with a prefix length or without; older ones
+// (20.10 was tried) not at all where the user gave a subnet alone: then a bridge has the first address of the
+// range, but never the subnet's own.
+func gateway(driver string, subnet netip.Prefix, c network.IPAMConfig) (netip.Addr, bool) {
+	if p, err := netip.ParsePrefix(c.Gateway); err == nil {
+		return p.Addr(), true
 	}
-	return netip.ParseAddr(s)
+	if a, err := netip.ParseAddr(c.Gateway); err == nil {
+		return a, true
+	}
+	if driver != "bridge" {
+		return netip.Addr{}, false
+	}
+	first := subnet.Masked().Addr()
+	if r, err := netip.ParsePrefix(c.IPRange); err == nil && r.Masked().Addr() != first {
+		return r.Masked().Addr(), true
+	}
+	return first.Next(), true
 }
 
 // Events implements keeper.Engine.
