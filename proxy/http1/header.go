@@ -79,75 +79,71 @@ func hasPrefixFold(b []byte, lower string) bool {
 	return len(b) >= len(lower) && EqualFold(b[:len(lower)], lower)
 }
 
-// kindOf looks a name up, by its length first: most names need no comparison or one.
+// kindOf looks a name up, by its first letter first: most names need one or two comparisons.
 func kindOf(n []byte) Kind {
-	switch len(n) {
-	case 2:
-		return pick(n, "te", TE)
-	case 4:
-		switch n[0] | 0x20 {
-		case 'h':
-			return pick(n, "host", Host)
-		case 'd':
-			return pick(n, "date", Content)
-		}
-	case 6:
-		switch n[0] | 0x20 {
-		case 'e':
-			return pick(n, "expect", Expect)
-		case 'c':
-			return pick(n, "cookie", Cookie)
-		}
-	case 7:
-		switch n[0] | 0x20 {
-		case 'u':
-			return pick(n, "upgrade", Upgrade)
-		case 't':
+	if len(n) < 2 {
+		return Other
+	}
+	switch n[0] | 0x20 {
+	case 'a':
+		return pick(n, "authorization", Authorization)
+	case 'c':
+		return kindOfC(n)
+	case 'd':
+		return pick(n, "date", Content)
+	case 'e':
+		return pick(n, "expect", Expect)
+	case 'f':
+		return pick(n, "forwarded", ForwardedOther)
+	case 'g':
+		return pick(n, "grpc-status", GRPCStatus)
+	case 'h':
+		return pick(n, "host", Host)
+	case 'k':
+		return pick(n, "keep-alive", KeepAlive)
+	case 'p':
+		return pick(n, "proxy-connection", ProxyConnection)
+	case 's':
+		return pick(n, "set-cookie", SetCookie)
+	case 't':
+		switch len(n) {
+		case len("te"):
+			return pick(n, "te", TE)
+		case len("trailer"):
 			return pick(n, "trailer", Trailer)
 		}
-	case 9:
-		return pick(n, "forwarded", ForwardedOther)
-	case 10:
-		switch n[0] | 0x20 {
-		case 'c':
-			return pick(n, "connection", Connection)
-		case 'k':
-			return pick(n, "keep-alive", KeepAlive)
-		case 'u':
-			return pick(n, "user-agent", UserAgent)
-		case 's':
-			return pick(n, "set-cookie", SetCookie)
-		}
-	case 11:
-		return pick(n, "grpc-status", GRPCStatus)
-	case 12:
-		switch n[0] | 0x20 {
-		case 'c':
-			return pick(n, "content-type", ContentType)
-		case 'x':
-			return pick(n, "x-request-id", RequestID)
-		}
-	case 13:
-		switch n[0] | 0x20 {
-		case 'a':
-			return pick(n, "authorization", Authorization)
-		case 'c':
-			return pick(n, "cache-control", Content)
-		}
-	case 14:
-		return pick(n, "content-length", ContentLength)
-	case 16:
-		switch n[0] | 0x20 {
-		case 'c':
-			return pick(n, "content-encoding", Content)
-		case 'p':
-			return pick(n, "proxy-connection", ProxyConnection)
-		}
-	case 17:
 		return pick(n, "transfer-encoding", TransferEncoding)
+	case 'u':
+		if len(n) == len("upgrade") {
+			return pick(n, "upgrade", Upgrade)
+		}
+		return pick(n, "user-agent", UserAgent)
+	case 'x':
+		return kindOfX(n)
 	}
+	return Other
+}
+
+func kindOfC(n []byte) Kind {
 	switch {
-	case len(n) < 8 || n[0]|0x20 != 'x' && n[0]|0x20 != 'c':
+	case EqualFold(n, "connection"):
+		return Connection
+	case EqualFold(n, "cookie"):
+		return Cookie
+	case EqualFold(n, "content-type"):
+		return ContentType
+	case EqualFold(n, "content-length"):
+		return ContentLength
+	case hasPrefixFold(n, "content-"), EqualFold(n, "cache-control"):
+		return Content
+	}
+	return Other
+}
+
+func kindOfX(n []byte) Kind {
+	switch {
+	case EqualFold(n, "x-request-id"):
+		return RequestID
 	case hasPrefixFold(n, "x-forwarded-"):
 		switch {
 		case EqualFold(n, "x-forwarded-for"):
@@ -158,13 +154,10 @@ func kindOf(n []byte) Kind {
 			return ClientCert
 		}
 		return ForwardedOther
+	case EqualFold(n, "x-envoy-upstream-service-time"):
+		return ServiceTime
 	case hasPrefixFold(n, "x-envoy-"):
-		if EqualFold(n, "x-envoy-upstream-service-time") {
-			return ServiceTime
-		}
 		return EnvoyInternal
-	case hasPrefixFold(n, "content-"):
-		return Content
 	}
 	return Other
 }

@@ -90,7 +90,7 @@ func (b *builder) workload(w *snapshot.Workload, self string) {
 		tw.protocols[p.Number] = p.Protocol
 	}
 	identity := w.Identity
-	if w.Name == self {
+	if w.PlainText || w.Name == self {
 		// A call to ourselves is delivered here: no other proxy stands between.
 		identity = ""
 	}

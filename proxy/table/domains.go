@@ -25,7 +25,7 @@ func (d *domains) add(domain string, vh *VirtualHost) error {
 	if d.exact == nil {
 		d.exact = map[string]*VirtualHost{}
 	}
-	domain = key(domain)
+	domain = strings.ToLower(domain)
 	switch {
 	case domain == "*":
 		if d.all != nil {

@@ -3,9 +3,7 @@
 package table
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -179,9 +177,3 @@ const (
 
 // InboundCluster is Istio's name of our own application at a port.
 func InboundCluster(port uint16) string { return upstream.ClusterName("inbound", port, "", "") }
-
-func invalid(object, format string, args ...any) error {
-	return fmt.Errorf("%s: %s", object, fmt.Sprintf(format, args...))
-}
-
-func key(s string) string { return strings.ToLower(s) }
