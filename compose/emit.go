@@ -112,14 +112,17 @@ func (e *emitter) user(name string) (*yaml.Node, error) {
 }
 
 func (e *emitter) change(service, path string, from any, to, why string) {
+	if path == "ports" || path == "expose" {
+		from = portsNode(from)
+	}
 	e.changes = append(e.changes, Change{Service: service, Path: path, From: line(from), To: to, Why: why})
 }
 
 // app is the service itself: it joins its sandbox and gives its network fields away.
 func (e *emitter) app(w *Workload) *yaml.Node {
-	svc, written := e.src.project.Services[w.Service], e.src.rawService(w.Service)
+	written := e.src.rawService(w.Service)
 	n := mapping("network_mode", types.ServicePrefix+w.Sandbox())
-	e.change(w.Service, "network_mode", svc.NetworkMode, types.ServicePrefix+w.Sandbox(), "the sandbox owns the network namespace")
+	e.change(w.Service, "network_mode", written["network_mode"], types.ServicePrefix+w.Sandbox(), "the sandbox owns the network namespace")
 	for _, field := range append([]string{"networks"}, moved...) {
 		if v, ok := written[field]; ok {
 			add(n, field, reset())
@@ -138,7 +141,9 @@ func (e *emitter) app(w *Workload) *yaml.Node {
 	depends.Content = append(depends.Content, e.linkedTo(w.Service).Content...)
 	add(n, "depends_on", depends)
 	e.change(w.Service, "depends_on", nil, line(depends), "it starts when it is protected and its proxy is ready")
-	add(n, "labels", member(mesh.RoleApp, w.Service))
+	own := member(mesh.RoleApp, w.Service)
+	add(n, "labels", own)
+	e.change(w.Service, "labels", nil, line(own), "the keeper knows it by them")
 	return n
 }
 

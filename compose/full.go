@@ -14,10 +14,14 @@ import (
 // flatten makes one file of the project and its override, with variables as they are written, and verifies that
 // it says the same as the two. A field that would not, for the way that Compose reads short forms with variables
 // in them, is written with its variables resolved.
-func (s *Source) flatten(ctx context.Context, version, dir string, project *types.Project, override []byte) ([]byte, error) {
+func (s *Source) flatten(ctx context.Context, version, dir string, override []byte) ([]byte, error) {
 	config := s.config
 	config.ConfigFiles = append(slices.Clone(config.ConfigFiles),
 		types.ConfigFile{Filename: filepath.Join(s.Dir, meshOutput), Content: override})
+	project, err := s.loadTyped(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("flatten the project: %w", err)
+	}
 	model, err := loader.LoadModelWithContext(ctx, config, raw, s.named)
 	if err != nil {
 		return nil, fmt.Errorf("flatten the project: %w", err)
@@ -26,9 +30,10 @@ func (s *Source) flatten(ctx context.Context, version, dir string, project *type
 		delete(model, key)
 	}
 	services, _ := model["services"].(map[string]any)
-	for _, svc := range services {
+	for name, svc := range services {
 		if m, ok := svc.(map[string]any); ok {
 			delete(m, "extends")
+			retype(m, project.Services[name].Volumes)
 		}
 	}
 	e := &emitter{src: &Source{project: project, raw: model}, resolved: map[fieldOf]bool{}}
@@ -59,6 +64,26 @@ func (s *Source) flatten(ctx context.Context, version, dir string, project *type
 	}
 }
 
+// retype gives volumes their right type: Compose takes a short form that begins with a variable for a named
+// volume before it knows the variable.
+func retype(written map[string]any, volumes []types.ServiceVolumeConfig) {
+	list, _ := written["volumes"].([]any)
+	if len(list) != len(volumes) {
+		return
+	}
+	for i, v := range list {
+		m, ok := v.(map[string]any)
+		if !ok || m["type"] == volumes[i].Type {
+			continue
+		}
+		m["type"] = volumes[i].Type
+		delete(m, "volume")
+		if volumes[i].Bind != nil {
+			m["bind"] = map[string]any{"create_host_path": bool(volumes[i].Bind.CreateHostPath)}
+		}
+	}
+}
+
 // fullBody is the model with services first.
 func fullBody(model map[string]any) *yaml.Node {
 	rest := map[string]any{}
@@ -72,15 +97,20 @@ func fullBody(model map[string]any) *yaml.Node {
 	return n
 }
 
+// loadTyped loads other files as this project.
+func (s *Source) loadTyped(ctx context.Context, config types.ConfigDetails) (*types.Project, error) {
+	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.named)
+	if err != nil {
+		return nil, err
+	}
+	return s.typed(model)
+}
+
 func (s *Source) compareFull(ctx context.Context, dir string, content []byte, want *types.Project) ([]diff, error) {
 	config := s.config
 	config.WorkingDir = dir
 	config.ConfigFiles = []types.ConfigFile{{Filename: filepath.Join(dir, meshOutput), Content: content}}
-	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.named)
-	if err != nil {
-		return nil, fmt.Errorf("the flattened file does not load, so nothing is written: %w", err)
-	}
-	got, err := s.typed(model)
+	got, err := s.loadTyped(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("the flattened file does not load, so nothing is written: %w", err)
 	}

@@ -105,7 +105,7 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 	}
 	res.Changes = e.changes
 	if cfg.Full {
-		if res.Output, err = s.flatten(ctx, cfg.Version, dir, project, res.Output); err != nil {
+		if res.Output, err = s.flatten(ctx, cfg.Version, dir, res.Output); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"gopkg.in/yaml.v3"
 
 	"github.com/composure-mesh/composure/mesh"
@@ -38,14 +39,18 @@ var planes = []plane{
 
 func (p plane) service() string { return "composure-" + string(p.role) }
 
-// dockerSocket is the engine's socket on the host; rootless engines have theirs elsewhere.
-const dockerSocket = "${COMPOSURE_DOCKER_SOCK:-/var/run/docker.sock}:/var/run/docker.sock"
+// dockerSocket mounts the engine's socket; rootless engines have theirs elsewhere. Where there is none, the engine
+// says so and makes no directory of its name.
+func dockerSocket() *yaml.Node {
+	return mapping("type", types.VolumeTypeBind, "source", "${COMPOSURE_DOCKER_SOCK:-/var/run/docker.sock}",
+		"target", "/var/run/docker.sock", "bind", mapping("create_host_path", false))
+}
 
 func (e *emitter) plane(p plane) *yaml.Node {
 	n := e.ours(string(p.role))
-	volumes := []string{runVolume + ":" + mesh.RunDir}
+	volumes := value([]string{runVolume + ":" + mesh.RunDir})
 	if p.state != "" {
-		volumes = append(volumes, p.state+":"+mesh.StateDir)
+		volumes.Content = append(volumes.Content, value(p.state+":"+mesh.StateDir))
 	}
 	options := []string{"no-new-privileges:true"}
 	if p.role == mesh.RoleKeeper {
@@ -55,7 +60,7 @@ func (e *emitter) plane(p plane) *yaml.Node {
 		add(n, "user", "0:0")
 		add(n, "pid", "host")
 		add(n, "userns_mode", "host")
-		volumes = append(volumes, dockerSocket)
+		volumes.Content = append(volumes.Content, dockerSocket())
 		options = append(options, "label=disable")
 		add(n, "cap_drop", flow("ALL"))
 		add(n, "cap_add", flow("SETUID", "SETGID", "CHOWN"))

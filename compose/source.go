@@ -267,10 +267,10 @@ func (s *Source) record(event string, metadata map[string]any) {
 	}
 	for _, p := range paths {
 		if !filepath.IsAbs(p) {
-			p = filepath.Join(s.Dir, p)
-			if dir != "" && filepath.IsAbs(dir) {
-				p = filepath.Join(dir, filepath.Base(p))
+			if !filepath.IsAbs(dir) {
+				dir = filepath.Join(s.Dir, dir)
 			}
+			p = filepath.Join(dir, p)
 		}
 		if _, known := s.inputs[p]; known {
 			continue

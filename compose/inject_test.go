@@ -1,0 +1,389 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const plain = "services: {web: {image: web, ports: [\"80:80\"]}}\n"
+
+// project writes files below a new directory.
+func project(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "shop")
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestErrors(t *testing.T) {
+	for _, tc := range []struct {
+		name, yaml string
+		cfg        Config
+		want       []string // parts of the error
+	}{
+		{name: "malformed", yaml: "services:\n  web: [", want: []string{"compose.yaml", "line 2"}},
+		{name: "unknown field", yaml: "services:\n  web: {image: x, prots: []}", want: []string{"compose.yaml", "services.web", "prots"}},
+		{name: "replicas", yaml: "services:\n  web:\n    image: x\n    deploy:\n      replicas: 3",
+			want: []string{"compose.yaml:5: services.web.deploy.replicas: 3 replicas", "the next one does", "composure.inject"}},
+		{name: "scale", yaml: "services:\n  web:\n    image: x\n    scale: 2", want: []string{"compose.yaml:4: services.web.scale: 2 replicas"}},
+		{name: "label value", yaml: "services:\n  web:\n    image: x\n    labels:\n      - composure.inject=maybe",
+			want: []string{"compose.yaml:5: services.web.labels.composure.inject:", `"maybe" is neither`}},
+		{name: "impossible demand", yaml: "services:\n  web:\n    image: x\n    network_mode: host\n    labels: {composure.inject: \"true\"}",
+			want: []string{"compose.yaml:4: services.web.network_mode:", "the host's network", "remove one of the two"}},
+		{name: "port exclusion", yaml: "services:\n  web: {image: x, labels: {composure.exclude-inbound-ports: \"80,x\"}}", want: []string{"composure.exclude-inbound-ports", `"80,x": want ports`}},
+		{name: "network exclusion", yaml: "services:\n  web: {image: x, labels: {composure.exclude-outbound-cidrs: \"10.0.0.0\"}}", want: []string{"want networks such as"}},
+		{name: "log level", yaml: "services:\n  web: {image: x, labels: {composure.proxy.log-level: loud}}", want: []string{"debug, info, warn, error"}},
+		{name: "memory", yaml: "services:\n  web: {image: x, labels: {composure.proxy.memory: lots}}", want: []string{"want a size such as 64m"}},
+		{name: "protocol port", yaml: "services:\n  web: {image: x, labels: {composure.protocol.http: http}}", want: []string{"services.web.labels.composure.protocol.http: it ends in no port"}},
+		{name: "service name", yaml: "services:\n  web: {image: x, labels: {composure.service: \"a,b\"}}", want: []string{"services.web.labels.composure.service", `"a,b"`}},
+		{name: "taken service", yaml: "services:\n  web: {image: x}\n  web-mesh-proxy: {image: y}", want: []string{"compose.yaml:3: services.web-mesh-proxy: inject adds a service of this name"}},
+		{name: "taken plane", yaml: "services:\n  web: {image: x}\n  composure-pilot: {image: y}", want: []string{"services.composure-pilot"}},
+		{name: "taken gateway", yaml: "services:\n  web: {image: x}\n  istio-ingressgateway: {image: y}", cfg: Config{Ingress: []PortMap{{"80", 80}}}, want: []string{"services.istio-ingressgateway"}},
+		{name: "taken volume", yaml: "services:\n  web: {image: x}\nvolumes:\n  composure-run:", want: []string{"compose.yaml:4: volumes.composure-run"}},
+		{name: "nothing", yaml: "services:\n  web: {image: x, network_mode: host}", want: []string{"no service of the project can be in the mesh", "services.web.network_mode"}},
+		{name: "own output", yaml: plain, cfg: Config{Out: "compose.yaml"}, want: []string{"-o compose.yaml", "own compose files"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := project(t, map[string]string{"compose.yaml": tc.yaml})
+			s, err := Load(context.Background(), Options{WorkingDir: dir, Env: testEnv})
+			if err == nil {
+				tc.cfg.Version = "1"
+				_, err = Inject(context.Background(), s, tc.cfg)
+			}
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, part := range tc.want {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error %q does not say %q", err, part)
+				}
+			}
+			if files, _ := os.ReadDir(dir); len(files) != 1 {
+				t.Errorf("something was written: %v", files)
+			}
+		})
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	dir := project(t, map[string]string{"mesh.yaml": "x-composure: {version: \"1\", inputs: {}, hash: \"\"}\nservices: {}\n"})
+	for _, tc := range []struct {
+		opts Options
+		want string
+	}{
+		{Options{}, "no compose file"},
+		{Options{Files: []string{"-"}}, "standard input"},
+		{Options{Files: []string{"absent.yaml"}}, "absent.yaml"},
+		{Options{Files: []string{"mesh.yaml"}}, "what meshctl wrote itself"},
+		{Options{Env: []string{"COMPOSE_FILE=other.yaml"}}, "other.yaml"},
+		{Options{EnvFiles: []string{"absent.env"}}, "absent.env"},
+	} {
+		tc.opts.WorkingDir = dir
+		if _, err := Load(context.Background(), tc.opts); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%+v: error %v, want %q", tc.opts, err, tc.want)
+		}
+	}
+}
+
+// TestTargets is about which files are read and which is written.
+func TestTargets(t *testing.T) {
+	generated := func() string { // what inject writes for plain
+		_, r := inject(t, project(t, map[string]string{"compose.yaml": plain}), testConfig)
+		return string(r.Output)
+	}()
+	override := "services: {web: {labels: {a: b}}}\n"
+	for _, tc := range []struct {
+		name      string
+		files     map[string]string
+		opts      Options
+		cfg       Config
+		inputs    []string
+		path      string
+		automatic bool
+		line      string
+		gone      string
+	}{
+		{name: "plain", files: map[string]string{"compose.yaml": plain}, inputs: []string{"compose.yaml"}, path: autoOutput, automatic: true},
+		{name: "old name", files: map[string]string{"docker-compose.yml": plain}, inputs: []string{"docker-compose.yml"}, path: autoOutput, automatic: true},
+		{name: "again", files: map[string]string{"compose.yaml": plain, autoOutput: generated}, inputs: []string{"compose.yaml"}, path: autoOutput, automatic: true},
+		{name: "user's override", files: map[string]string{"compose.yaml": plain, "compose.override.yml": override},
+			inputs: []string{"compose.yaml", "compose.override.yml"}, path: meshOutput, line: "COMPOSE_FILE=compose.yaml:compose.override.yml:compose.mesh.yaml"},
+		{name: "user's later override", files: map[string]string{"compose.yaml": plain, autoOutput: generated, "docker-compose.override.yml": override},
+			inputs: []string{"compose.yaml", "docker-compose.override.yml"}, path: meshOutput, gone: autoOutput,
+			line: "COMPOSE_FILE=compose.yaml:docker-compose.override.yml:compose.mesh.yaml"},
+		{name: "flags", files: map[string]string{"a/one.yaml": plain, "two.yaml": override}, opts: Options{Files: []string{"a/one.yaml", "two.yaml"}},
+			inputs: []string{"a/one.yaml", "two.yaml"}, path: "a/" + meshOutput, line: "COMPOSE_FILE=a/one.yaml:two.yaml:a/compose.mesh.yaml"},
+		{name: "COMPOSE_FILE in .env", files: map[string]string{".env": "COMPOSE_FILE=one.yaml,compose.mesh.yaml\nCOMPOSE_PATH_SEPARATOR=,\n", "one.yaml": plain, meshOutput: generated},
+			inputs: []string{"one.yaml"}, path: meshOutput, line: "COMPOSE_FILE=one.yaml,compose.mesh.yaml"},
+		{name: "parent directory", files: map[string]string{"compose.yaml": plain, "sub/x": ""}, opts: Options{WorkingDir: "sub"}, inputs: []string{"compose.yaml"}, path: autoOutput, automatic: true},
+		{name: "-o", files: map[string]string{"compose.yaml": plain}, cfg: Config{Out: "mesh/out.yaml"}, inputs: []string{"compose.yaml"}, path: "mesh/out.yaml", line: "COMPOSE_FILE=compose.yaml:mesh/out.yaml"},
+		{name: "-o -", files: map[string]string{"compose.yaml": plain}, cfg: Config{Out: "-"}, inputs: []string{"compose.yaml"}},
+		{name: "full", files: map[string]string{"compose.yaml": plain}, cfg: Config{Full: true}, inputs: []string{"compose.yaml"}, path: meshOutput, line: "COMPOSE_FILE=compose.mesh.yaml"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := project(t, tc.files)
+			tc.opts.WorkingDir, tc.opts.Env = filepath.Join(dir, tc.opts.WorkingDir), testEnv
+			s, err := Load(context.Background(), tc.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tc.cfg.Version = "1"
+			r, err := Inject(context.Background(), s, tc.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var inputs []string
+			for _, f := range s.Files {
+				inputs = append(inputs, relative(dir, f))
+			}
+			got := []any{inputs, "", r.Automatic, r.ComposeFile}
+			if r.Path != "" {
+				got[1] = relative(dir, r.Path)
+			}
+			if diff := cmp.Diff([]any{tc.inputs, tc.path, tc.automatic, tc.line}, got); diff != "" {
+				t.Errorf("inputs, path, automatic, line (-want +got):\n%s", diff)
+			}
+			if r.Path == "" {
+				return
+			}
+			if err := os.MkdirAll(filepath.Dir(r.Path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Write(); err != nil {
+				t.Fatal(err)
+			}
+			if tc.gone != "" && fileExists(filepath.Join(dir, tc.gone)) {
+				t.Errorf("%s is still there: it hides the user's override", tc.gone)
+			}
+		})
+	}
+}
+
+// TestNotOurs: a file of the user's is never replaced or removed.
+func TestNotOurs(t *testing.T) {
+	dir := project(t, map[string]string{"compose.yaml": plain, meshOutput: "services: {}\n"})
+	_, r := inject(t, dir, Config{Version: "1", Out: meshOutput})
+	if _, err := r.Write(); !errors.Is(err, ErrNotOurs) {
+		t.Errorf("write over a file of the user's: %v, want ErrNotOurs", err)
+	}
+	_, r = inject(t, dir, testConfig)
+	if _, err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	edited := append(slices.Clone(r.Output), "# a note\n"...)
+	if err := os.WriteFile(r.Path, edited, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Write(); !errors.Is(err, ErrEdited) {
+		t.Errorf("write over an edited output: %v, want ErrEdited", err)
+	}
+	if _, err := Uninject(Options{WorkingDir: dir}); !errors.Is(err, ErrEdited) {
+		t.Errorf("uninject an edited output: %v, want ErrEdited", err)
+	}
+	if now, err := os.ReadFile(r.Path); err != nil || !bytes.Equal(now, edited) {
+		t.Errorf("the edited output was changed (%v)", err)
+	}
+	if err := os.Remove(r.Path); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := Uninject(Options{WorkingDir: dir}); err != nil || len(removed) != 0 {
+		t.Errorf("uninject without an output: %v, %v", removed, err)
+	}
+	if !fileExists(filepath.Join(dir, meshOutput)) {
+		t.Error("uninject removed a file of the user's")
+	}
+}
+
+// TestMerged: services from include, extends and several files, and the inputs that the header names.
+func TestMerged(t *testing.T) {
+	dir := project(t, map[string]string{
+		"compose.yaml": `include: [sub/db.yaml]
+services:
+  web:
+    extends: {file: common.yaml, service: base}
+    depends_on: [db]
+`,
+		"common.yaml":          "services: {base: {image: \"web:${TAG:-1}\", ports: [\"${PORT:-80}:80\"], networks: [front]}}\nnetworks: {front: }\n",
+		"sub/db.yaml":          "services: {db: {image: db, volumes: [\"./data:/data\"], hostname: \"${DBHOST:-db1}\"}}\n",
+		"compose.override.yml": "services: {web: {ports: [\"${TLS:-443}:443\"]}}\nnetworks: {front: }\n",
+	})
+	s, r := inject(t, dir, testConfig)
+	if _, err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	out := string(r.Output)
+	for _, want := range []string{"\"${PORT:-80}:80\"", "\"${TLS:-443}:443\"", "hostname: \"${DBHOST:-db1}\"", "      front:\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the override does not hold %s:\n%s", want, out)
+		}
+	}
+	accepted(t, dir, "compose.yaml", "compose.override.yml", meshOutput)
+	h, ok := ReadHeader(r.Output)
+	if !ok || h.Edited(r.Output) {
+		t.Fatalf("header %+v, %v", h, ok)
+	}
+	var inputs []string
+	for f := range h.Inputs {
+		inputs = append(inputs, f)
+	}
+	slices.Sort(inputs)
+	if diff := cmp.Diff([]string{"common.yaml", "compose.override.yml", "compose.yaml", "sub/db.yaml"}, inputs); diff != "" {
+		t.Errorf("inputs (-want +got):\n%s", diff)
+	}
+	if stale := s.Stale(r.Path, h); stale != "" {
+		t.Errorf("%s is stale at once", stale)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "sub/db.yaml"), []byte("services: {db: {image: db2}}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	later, _ := inject(t, dir, testConfig)
+	if stale := later.Stale(r.Path, h); stale != "sub/db.yaml" {
+		t.Errorf("stale input is %q, want sub/db.yaml", stale)
+	}
+}
+
+// TestResolvedWhereItMust: values that mean something else in another place as written are copied resolved.
+func TestResolvedWhereItMust(t *testing.T) {
+	dir := project(t, map[string]string{
+		".env": "NET=front\nPORTS=8080-8081\n",
+		"compose.yaml": `services:
+  web:
+    image: web
+    networks: ["${NET}"]
+    ports: ["${PORTS}:80-81", "9000:9000"]
+networks: {front: {}}
+`})
+	_, r := inject(t, dir, testConfig)
+	if _, err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	if out := string(r.Output); !strings.Contains(out, "      front:\n        aliases:") {
+		t.Errorf("the network's name is not resolved:\n%s", out)
+	}
+	accepted(t, dir, "compose.yaml", autoOutput)
+}
+
+// TestFull: the flattened file says the same as project and override, variables and dollars intact.
+func TestFull(t *testing.T) {
+	dir := project(t, map[string]string{
+		".env": "D=/srv\n",
+		"compose.yaml": `include: [sub/db.yaml]
+services:
+  web:
+    image: "web:${TAG:-1}"
+    command: ["sh", "-c", "echo $$HOME"]
+    volumes: ["${D}/x:/x", "./data:/data", "named:/named"]
+    ports: ["${PORT:-80}:80"]
+    environment: {A: "pa$$word", B: "${B:-c}"}
+    depends_on: [db]
+volumes: {named: }
+`,
+		"sub/db.yaml": "services: {db: {image: db, volumes: [\"./data:/data\"]}}\n",
+	})
+	_, r := inject(t, dir, Config{Version: "1", Full: true})
+	if _, err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	out := string(r.Output)
+	for _, want := range []string{"${TAG:-1}", "echo $$HOME", "pa$$word", "${B:-c}", "web-mesh-sandbox:", "${PORT:-80}:80"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the file does not hold %s:\n%s", want, out)
+		}
+	}
+	accepted(t, dir, meshOutput)
+	if _, again := inject(t, dir, Config{Version: "1", Full: true}); !bytes.Equal(again.Output, r.Output) {
+		t.Error("a second run gives other bytes")
+	}
+}
+
+func TestParsePortMap(t *testing.T) {
+	for in, want := range map[string]PortMap{
+		"30080":              {"30080", 80},
+		"30443:443":          {"30443", 443},
+		"127.0.0.1:30080":    {"127.0.0.1:30080", 80},
+		"127.0.0.1:30080:81": {"127.0.0.1:30080", 81},
+		"0":                  {"0", 80},
+		"[::1]:30080":        {"[::1]:30080", 80},
+		"[::1]:30080:8080":   {"[::1]:30080", 8080},
+		"":                   {}, "x": {}, "80:x": {}, "80:0": {}, "1.2.3:80": {}, "80:80:80": {}, "70000": {},
+	} {
+		got, err := ParsePortMap(in)
+		if got != want || (err == nil) != (want != PortMap{}) {
+			t.Errorf("ParsePortMap(%q) = %v, %v, want %v", in, got, err, want)
+		}
+	}
+}
+
+// TestChanges: the list of changes covers every key that the override has for a service of the user's.
+func TestChanges(t *testing.T) {
+	dir := project(t, map[string]string{"compose.yaml": plain})
+	_, r := inject(t, dir, testConfig)
+	want := []Change{
+		{"web", "network_mode", "", "service:web-mesh-sandbox", "the sandbox owns the network namespace"},
+		{"web", "ports", "['80:80']", "services.web-mesh-sandbox.ports", "the network namespace is the sandbox's"},
+		{"web", "depends_on", "", `{web-mesh-sandbox: {condition: service_started, restart: true}, web-mesh-proxy: {condition: service_healthy, restart: false}}`,
+			"it starts when it is protected and its proxy is ready"},
+		{"web", "labels", "", "{composure.mesh: '${COMPOSE_PROJECT_NAME}', composure.role: app, composure.workload: web}", "the keeper knows it by them"},
+	}
+	if diff := cmp.Diff(want, r.Changes); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+}
+
+// TestVerifyRefuses: what an override changes beside the moves is found.
+func TestVerifyRefuses(t *testing.T) {
+	dir := project(t, map[string]string{"compose.yaml": `services:
+  web: {image: web, ports: ["80:80"], hostname: h, networks: {n: {aliases: [a]}}}
+  db: {image: db, environment: {A: b}}
+networks: {n: , default: }
+`})
+	s, r := inject(t, dir, testConfig)
+	plan, err := s.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &emitter{src: s, plan: plan, cfg: testConfig, resolved: map[fieldOf]bool{}}
+	if _, err := e.output(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ old, new, field string }{
+		{"- \"80:80\"", "- \"81:80\"", "services.web-mesh-sandbox.ports"},
+		{"hostname: \"h\"", "hostname: \"other\"", "services.web-mesh-sandbox.hostname"},
+		{"- \"a\"\n", "- \"b\"\n", "services.web-mesh-sandbox.networks.n.aliases"},
+		{"    network_mode: \"service:web-mesh-sandbox\"\n    networks: !reset null\n", "    image: \"other\"\n    network_mode: \"service:web-mesh-sandbox\"\n    networks: !reset null\n", "services.web.image"},
+		{"    hostname: !reset null\n", "", "services.web.hostname"},
+		{"  db:\n", "  db:\n    environment: {A: \"c\"}\n", "services.db.environment"},
+		{"service:db-mesh-sandbox\"\n    depends_on", "service:web-mesh-sandbox\"\n    depends_on", "services.db.network_mode"},
+	} {
+		bad := strings.Replace(string(r.Output), tc.old, tc.new, 1)
+		if bad == string(r.Output) {
+			t.Errorf("%s: there is nothing to break", tc.field)
+			continue
+		}
+		project, err := s.merge(context.Background(), []byte(bad))
+		if err != nil {
+			t.Errorf("%s: %v", tc.field, err)
+			continue
+		}
+		diffs := e.verify(project)
+		if len(diffs) == 0 || !strings.HasPrefix(diffs[0].Error(), tc.field+":") {
+			t.Errorf("differences %v, want one at %s", diffs, tc.field)
+		}
+	}
+}
