@@ -67,7 +67,7 @@ dist/bookinfo/.built: $(BOOKINFO_SOURCES) go.mod
 	@mkdir -p dist/bookinfo
 	CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w" -o dist/bookinfo/bookinfo ./examples/bookinfo
 	cp examples/bookinfo/Dockerfile dist/bookinfo/
-	docker build -q -t composure-example/bookinfo:latest dist/bookinfo
+	DOCKER_BUILDKIT=0 docker build -q -t composure-example/bookinfo:latest dist/bookinfo 2>/dev/null
 	@touch $@
 
 .PHONY: test

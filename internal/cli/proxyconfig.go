@@ -253,8 +253,8 @@ func endpointRows(s *snapshot.Snapshot) (header []string, rows [][]string) {
 			}
 		}
 		identity := w.Identity
-		if identity == "" {
-			identity = "(plain text)"
+		if identity == "" || w.PlainText {
+			identity = strings.TrimSpace(identity + " (plain text)")
 		}
 		rows = append(rows, []string{w.Name, strings.Join(w.Addresses, ","), strings.Join(of, ","), identity})
 	}

@@ -36,8 +36,11 @@ type Workload struct {
 	Name           string `json:"name"`
 	Namespace      string `json:"namespace"`
 	ServiceAccount string `json:"serviceAccount"`
-	// Identity is the SPIFFE ID to expect; empty where there is no proxy, and then it is dialled in plain text.
+	// Identity is the SPIFFE ID that it shows; empty where there is no proxy. It is dialled with mutual TLS that
+	// expects this identity, unless PlainText says otherwise.
 	Identity string `json:"identity,omitempty"`
+	// PlainText says that its listeners take what anybody sends, as a gateway's do: its identity is that of a client.
+	PlainText bool `json:"plainText,omitempty"`
 	// Service is the canonical service: what metrics call it.
 	Service string `json:"service"`
 	// Services are the Hosts of all services it answers to, also while it is unhealthy and so no endpoint of them:

@@ -25,8 +25,6 @@ func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) 
 	workloads := x.reachable(proxy)
 	c := &compiler{Index: x, proxy: proxy, catalog: newCatalog(proxy.Namespace, workloads)}
 	s := &snapshot.Snapshot{TrustDomain: x.trustDomain, Proxy: workloadOf(proxy, proxy)}
-	// Its own identity is told to every proxy; that of a peer says that it is to be dialled with mutual TLS.
-	s.Proxy.Identity = proxy.Identity
 	for _, w := range workloads {
 		s.Workloads = append(s.Workloads, workloadOf(w, proxy))
 	}
@@ -71,10 +69,8 @@ func (c *compiler) service(host string) *snapshot.Service {
 func workloadOf(w, viewer *mesh.Workload) snapshot.Workload {
 	out := snapshot.Workload{
 		Name: w.Name, Namespace: w.Namespace, ServiceAccount: w.ServiceAccount,
+		Identity: w.Identity, PlainText: w.Identity != "" && !w.Meshed,
 		Service: w.CanonicalService(), Labels: w.Labels, Addresses: addressesOf(w, viewer),
-	}
-	if w.Meshed {
-		out.Identity = w.Identity
 	}
 	out.Ports = portsOf([]*mesh.Workload{w})
 	return out
