@@ -2,6 +2,7 @@ package citadel
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -43,7 +44,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, authority: &authority{ca: ca, lifetime: time.Hour, keyFile: filepath.Join(dir, "attest.pub"), ledger: newLedger()}}
+	b := &bench{t: t, authority: &authority{ca: ca, lifetime: time.Hour, keyFile: filepath.Join(dir, "attest.pub"), ledger: newLedger(filepath.Join(dir, "issued.json"), quiet(t))}}
 	b.newKeeper()
 	return b
 }
@@ -207,7 +208,7 @@ func TestSignRefuses(t *testing.T) {
 			}
 		})
 	}
-	if got := b.ledger.list(); len(got) != 0 {
+	if got := b.ledger.list(testNow); len(got) != 0 {
 		t.Errorf("the ledger has %v", got)
 	}
 }
@@ -228,7 +229,7 @@ func TestSignBindsAStatementToItsKey(t *testing.T) {
 	if _, _, err := b.sign(req, testNow.Add(attest.Lifetime+time.Nanosecond)); !errors.Is(err, attest.ErrExpired) {
 		t.Errorf("a replay after a minute: %v", err)
 	}
-	if list := b.ledger.list(); len(list) != 1 || list[0].Serial != again.SerialNumber.Text(16) {
+	if list := b.ledger.list(testNow); len(list) != 1 || list[0].Serial != again.SerialNumber.Text(16) {
 		t.Errorf("the ledger has %+v, want the newest alone", list)
 	}
 }
@@ -335,19 +336,43 @@ func TestOpenCA(t *testing.T) {
 }
 
 func TestLedgerForgets(t *testing.T) {
-	l := newLedger()
+	file := filepath.Join(t.TempDir(), "issued.json")
+	l := newLedger(file, quiet(t))
 	until := func(container, workload string, end time.Time) Issued {
 		return Issued{Container: container, Workload: workload, Role: mesh.RoleProxy, NotAfter: end}
 	}
 	l.add(until("1", "web", testNow.Add(time.Hour)), testNow)
 	l.add(until("2", "api", testNow.Add(2*time.Hour)), testNow)
 	l.add(Issued{Role: mesh.RoleCitadel, NotAfter: testNow.Add(2 * time.Hour)}, testNow)
-	if got := l.list(); len(got) != 3 || got[0].Role != mesh.RoleCitadel || got[1].Workload != "api" || got[2].Workload != "web" {
+	if got := l.list(testNow); len(got) != 3 || got[0].Role != mesh.RoleCitadel || got[1].Workload != "api" || got[2].Workload != "web" {
 		t.Errorf("list: %+v", got)
 	}
 	l.add(until("3", "cart", testNow.Add(3*time.Hour)), testNow.Add(90*time.Minute))
-	if got := l.list(); len(got) != 3 || got[2].Workload != "cart" || got[1].Workload != "api" {
+	if got := l.list(testNow); len(got) != 3 || got[2].Workload != "cart" || got[1].Workload != "api" {
 		t.Errorf("list after web's has expired: %+v", got)
+	}
+	if got := l.list(testNow.Add(150 * time.Minute)); len(got) != 1 || got[0].Workload != "cart" {
+		t.Errorf("list after api's has expired: %+v", got)
+	}
+}
+
+func TestLedgerOutlivesARestart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "issued.json")
+	l := newLedger(file, quiet(t))
+	l.add(Issued{Container: "1", Workload: "web", Serial: "a1", NotAfter: time.Now().Add(time.Hour)}, time.Now())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.run(ctx); err != nil { // saves at its end
+		t.Fatal(err)
+	}
+	if got := newLedger(file, quiet(t)).list(time.Now()); len(got) != 1 || got[0].Serial != "a1" {
+		t.Errorf("list after a restart: %+v", got)
+	}
+	if err := os.WriteFile(file, []byte("[{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := newLedger(file, quiet(t)).list(time.Now()); len(got) != 0 {
+		t.Errorf("list of a torn file: %+v", got)
 	}
 }
 

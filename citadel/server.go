@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -33,7 +34,7 @@ const (
 type Config struct {
 	TrustDomain  string
 	Lifetime     time.Duration // of a workload's certificate
-	StateDir     string        // holds the root
+	StateDir     string        // holds the root, and the list of issued certificates
 	Socket       string        // mesh.Socket(mesh.RoleCitadel)
 	AdminSocket  string
 	KeeperSocket string
@@ -67,7 +68,8 @@ func New(cfg Config) (*Citadel, error) {
 		return nil, err
 	}
 	c := &Citadel{cfg: cfg}
-	c.authority = &authority{ca: ca, lifetime: cfg.Lifetime, keyFile: cfg.AttestKey, ledger: newLedger()}
+	c.authority = &authority{ca: ca, lifetime: cfg.Lifetime, keyFile: cfg.AttestKey,
+		ledger: newLedger(filepath.Join(cfg.StateDir, "issued.json"), cfg.Log)}
 	c.self = &self{authority: c.authority, log: cfg.Log}
 	c.publisher = &publisher{socket: cfg.KeeperSocket, file: cfg.BundleFile, bundle: ca.Bundle(), log: cfg.Log}
 	// Connecting needs write permission on the socket; who may connect is decided by who mounts the volume.
@@ -86,6 +88,7 @@ func (c *Citadel) Run(ctx context.Context) error {
 		"root_expires", c.authority.ca.cert.NotAfter)
 	return lifecycle.Run(ctx,
 		c.publisher.run,
+		c.authority.ledger.run,
 		func(ctx context.Context) error {
 			conf := identity.ServerOnlyTLS(c.self, "http/1.1")
 			return httpx.Serve(ctx, c.server(c.Handler()), tls.NewListener(c.socket, conf))
@@ -117,7 +120,7 @@ func (c *Citadel) Handler() http.Handler {
 func (c *Citadel) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /debug/certs", func(w http.ResponseWriter, _ *http.Request) {
-		httpx.JSON(w, c.authority.ledger.list())
+		httpx.JSON(w, c.authority.ledger.list(time.Now()))
 	})
 	httpx.HandleHealth(mux, "citadel", c.cfg.Version, c.publisher.health)
 	return mux

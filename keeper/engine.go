@@ -26,12 +26,13 @@ type Engine interface {
 // ErrNotFound is an Engine's answer for what does not exist.
 var ErrNotFound = errors.New("not found")
 
-// Listed is a container in a list. Two equal values mean that nothing but addresses can have changed.
+// Listed is a container in a list.
 type Listed struct {
-	ID string
-	// State is the engine's word, such as running, with the health where there is one.
-	State  string
+	ID     string
 	Labels map[string]string
+	// Print differs whenever state, health, addresses or published ports do: a container whose print is the same
+	// need not be inspected again.
+	Print string
 }
 
 // Container is what the keeper knows about one container.

@@ -22,7 +22,7 @@ import (
 
 const (
 	debounce   = 20 * time.Millisecond // a start is half a dozen events
-	fullPeriod = 30 * time.Second      // everything is asked again, in case an event was lost
+	listPeriod = 30 * time.Second      // the list is asked for again, in case an event was lost
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 2 * time.Second
 	parallel   = 4 // questions at a time
@@ -51,7 +51,7 @@ type watcher struct {
 }
 
 type tracked struct {
-	state string
+	print string
 	Container
 }
 
@@ -163,8 +163,7 @@ func (w *watcher) loop(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-w.wake:
 			sleep(ctx, debounce)
-		case <-time.After(fullPeriod):
-			all = true
+		case <-time.After(listPeriod):
 		}
 	}
 	return nil
@@ -235,7 +234,7 @@ func (w *watcher) inspect(ctx context.Context, listed map[string]Listed, ch chan
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for id, l := range listed {
-		if old, ok := w.known[id]; ok && old.state == l.State && !ch.all && !ch.dirty[id] {
+		if old, ok := w.known[id]; ok && old.print == l.Print && !ch.all && !ch.dirty[id] {
 			mu.Lock()
 			known[id] = old
 			mu.Unlock()
@@ -250,7 +249,7 @@ func (w *watcher) inspect(ctx context.Context, listed map[string]Listed, ch chan
 				return err
 			}
 			mu.Lock()
-			known[id] = tracked{l.State, c}
+			known[id] = tracked{l.Print, c}
 			mu.Unlock()
 			return nil
 		})

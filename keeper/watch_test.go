@@ -188,8 +188,12 @@ func TestWatchListsRegularly(t *testing.T) {
 		sandbox := w.engine.containers[id("web-mesh-sandbox")]
 		sandbox.Endpoints = []Endpoint{{NetworkID: "n1", IPv4: "172.20.0.99"}}
 		w.engine.put(sandbox)
-		if f := w.after(fullPeriod + time.Second); f.Workloads[0].Addresses[0].IPv4 != "172.20.0.99" {
+		before := w.engine.inspections()
+		if f := w.after(10*listPeriod + time.Second); f.Workloads[0].Addresses[0].IPv4 != "172.20.0.99" {
 			t.Errorf("addresses: %+v", f.Workloads[0].Addresses)
+		}
+		if n := w.engine.inspections() - before; n != 1 {
+			t.Errorf("%d containers inspected in five minutes, want the one that changed", n)
 		}
 	})
 }

@@ -50,9 +50,25 @@ func (e *Engine) List(ctx context.Context, key, value string) ([]keeper.Listed, 
 	}
 	list := make([]keeper.Listed, len(all))
 	for i, c := range all {
-		list[i] = keeper.Listed{ID: c.ID, State: string(c.State) + health(c.Status), Labels: c.Labels}
+		list[i] = keeper.Listed{ID: c.ID, Print: fingerprint(c), Labels: c.Labels}
 	}
 	return list, nil
+}
+
+func fingerprint(c container.Summary) string {
+	var parts []string
+	if c.NetworkSettings != nil {
+		for _, ep := range c.NetworkSettings.Networks {
+			if ep != nil {
+				parts = append(parts, ep.NetworkID+"="+ep.IPAddress+","+ep.GlobalIPv6Address)
+			}
+		}
+	}
+	for _, p := range c.Ports {
+		parts = append(parts, fmt.Sprintf("%d/%s=%s:%d", p.PrivatePort, p.Type, p.IP, p.PublicPort))
+	}
+	slices.Sort(parts)
+	return string(c.State) + health(c.Status) + " " + strings.Join(parts, " ")
 }
 
 // health is the bracketed end of a status such as "Up 3 seconds (healthy)".

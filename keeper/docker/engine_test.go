@@ -233,7 +233,7 @@ func TestEngineOnDocker(t *testing.T) {
 	t.Cleanup(func() { run(t, "docker", "rm", "-f", name) })
 
 	listed, err := e.List(t.Context(), "composure.mesh", "keepertest2")
-	if err != nil || len(listed) != 1 || listed[0].ID != id || listed[0].State != "running" {
+	if err != nil || len(listed) != 1 || listed[0].ID != id || !strings.HasPrefix(listed[0].Print, "running ") || !strings.Contains(listed[0].Print, "=10.213.7.") {
 		t.Fatalf("List: %+v, %v", listed, err)
 	}
 	c, err := e.Inspect(t.Context(), id)
