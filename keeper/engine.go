@@ -62,24 +62,12 @@ type Endpoint struct {
 	Aliases   []string
 }
 
-// Event is a change that the engine reports.
+// Event is a change of one container that the engine reports.
 type Event struct {
-	Container string // id
-	Action    Action
-	Signal    int // of a kill
-	Labels    map[string]string
+	Container string            // id
+	Labels    map[string]string // of the container, where the engine tells them
+	Signal    int               // that was sent to it, if that is what happened
 }
-
-// Action is what happened to a container.
-type Action int
-
-// The actions that matter; all others are Changed.
-const (
-	Changed Action = iota
-	Started
-	Killed
-	Removed
-)
 
 // Labels that compose writes (https://github.com/docker/compose/blob/main/pkg/api/labels.go).
 const (

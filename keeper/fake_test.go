@@ -22,6 +22,7 @@ type fakeEngine struct {
 	networks   map[string]mesh.Network
 	broken     error // every question's answer, if set
 	inspected  int
+	listed     int
 	streams    chan *fakeStream
 }
 
@@ -68,9 +69,16 @@ func (e *fakeEngine) inspections() int {
 	return e.inspected
 }
 
+func (e *fakeEngine) listings() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.listed
+}
+
 func (e *fakeEngine) List(_ context.Context, key, value string) ([]Listed, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.listed++
 	var list []Listed
 	for _, c := range e.containers {
 		if v, ok := c.Labels[key]; ok && v == value {

@@ -196,7 +196,7 @@ func TestServerStreamsFacts(t *testing.T) {
 	}
 	s.engine.remove(id("web"))
 	stream := <-s.engine.streams
-	stream.send(Event{Container: id("web"), Action: Removed})
+	stream.send(Event{Container: id("web")})
 	if f := next(); f.Revision != 2 || f.Workloads[0].Running {
 		t.Errorf("second facts: %+v", f)
 	}

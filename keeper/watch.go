@@ -39,9 +39,12 @@ type watcher struct {
 	// blind is the reason why the facts may be old, nil while they are not.
 	blind atomic.Pointer[error]
 
-	mu      sync.Mutex
-	pending changes
-	wake    chan struct{}
+	wake chan struct{}
+
+	mu       sync.Mutex
+	pending  changes
+	ids      map[string]bool // the containers in known; nil before the first look
+	projects map[string]bool // the compose projects that have a part in the mesh
 
 	// The rest belongs to the loop of refresh.
 	known    map[string]tracked
@@ -57,14 +60,16 @@ type tracked struct {
 
 // changes are what events have reported since the last look.
 type changes struct {
-	all    bool
-	dirty  map[string]bool
-	killed map[string][]int // signals by container
+	all     bool
+	dirty   map[string]bool  // by container
+	signals map[string][]int // by container
 }
+
+func newChanges() changes { return changes{dirty: map[string]bool{}, signals: map[string][]int{}} }
 
 func newWatcher(s Scope, e Engine, f *feed, log *slog.Logger) *watcher {
 	w := &watcher{
-		scope: s, engine: e, feed: f, log: log, wake: make(chan struct{}, 1),
+		scope: s, engine: e, feed: f, log: log, wake: make(chan struct{}, 1), pending: newChanges(),
 		known: map[string]tracked{}, networks: map[string]mesh.Network{}, stopping: map[string]int{},
 	}
 	starting := errors.New("the docker engine has not answered yet")
@@ -104,34 +109,34 @@ func (w *watcher) listen(ctx context.Context) error {
 // note records an event for the next look.
 func (w *watcher) note(e Event) {
 	w.mu.Lock()
-	p := &w.pending
+	defer w.mu.Unlock()
 	switch {
 	case e.Container == "":
-		p.all = true // the stream is new: anything may have happened before
-	case e.Action == Killed:
-		if p.killed == nil {
-			p.killed = map[string][]int{}
-		}
-		p.killed[e.Container] = append(p.killed[e.Container], e.Signal)
-		fallthrough
+		w.pending.all = true // the stream is new: anything may have happened before
+	case !w.concerns(e):
+		return
 	default:
-		if p.dirty == nil {
-			p.dirty = map[string]bool{}
+		w.pending.dirty[e.Container] = true
+		if e.Signal != 0 {
+			w.pending.signals[e.Container] = append(w.pending.signals[e.Container], e.Signal)
 		}
-		p.dirty[e.Container] = true
 	}
-	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:
 	default: // it is awake already
 	}
 }
 
+// concerns reports whether an event is about a container that is in the facts or may belong there.
+func (w *watcher) concerns(e Event) bool {
+	return w.ids == nil || w.ids[e.Container] || e.Labels[labels.Mesh] == w.scope.Mesh || w.projects[e.Labels[labelProject]]
+}
+
 func (w *watcher) take() changes {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.pending
-	w.pending = changes{}
+	w.pending = newChanges()
 	return p
 }
 
@@ -171,12 +176,12 @@ func (w *watcher) loop(ctx context.Context) error {
 
 // refresh brings known up to date and publishes the facts if they have changed.
 func (w *watcher) refresh(ctx context.Context, ch changes) error {
-	for id, signals := range ch.killed {
+	for id, signals := range ch.signals {
 		if c, ok := w.known[id]; ok && slices.ContainsFunc(signals, c.endedBy) {
 			w.stopping[id] = c.PID
 		}
 	}
-	listed, err := w.list(ctx)
+	listed, projects, err := w.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -189,8 +194,19 @@ func (w *watcher) refresh(ctx context.Context, ch changes) error {
 		return err
 	}
 	w.known, w.networks = known, networks
+	w.remember(projects)
 	maps.DeleteFunc(w.stopping, func(id string, pid int) bool { return known[id].PID != pid })
 	return w.publish()
+}
+
+func (w *watcher) remember(projects map[string]bool) {
+	ids := make(map[string]bool, len(w.known))
+	for id := range w.known {
+		ids[id] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ids, w.projects = ids, projects
 }
 
 // endedBy reports whether the signal tells the container to end. An application on its way out must get no new
@@ -199,14 +215,13 @@ func (c Container) endedBy(signal int) bool {
 	return signal == int(unix.SIGTERM) || signal == int(unix.SIGKILL) || signal == c.StopSignal
 }
 
-// list is every container of the mesh and of the compose projects that have a part in it.
-func (w *watcher) list(ctx context.Context) (map[string]Listed, error) {
+// list is every container of the mesh and of the compose projects that have a part in it, and these projects.
+func (w *watcher) list(ctx context.Context) (map[string]Listed, map[string]bool, error) {
 	ours, err := w.engine.List(ctx, labels.Mesh, w.scope.Mesh)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	all := map[string]Listed{}
-	projects := map[string]bool{}
+	all, projects := map[string]Listed{}, map[string]bool{}
 	for _, c := range ours {
 		all[c.ID] = c
 		if p := c.Labels[labelProject]; p != "" {
@@ -216,7 +231,7 @@ func (w *watcher) list(ctx context.Context) (map[string]Listed, error) {
 	for p := range projects {
 		more, err := w.engine.List(ctx, labelProject, p)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, c := range more {
 			if _, other := c.Labels[labels.Mesh]; !other {
@@ -224,7 +239,7 @@ func (w *watcher) list(ctx context.Context) (map[string]Listed, error) {
 			}
 		}
 	}
-	return all, nil
+	return all, projects, nil
 }
 
 // inspect asks about the containers that may have changed and takes over the others.

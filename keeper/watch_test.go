@@ -77,14 +77,14 @@ func TestWatchSeesAChangeAtOnce(t *testing.T) {
 		for _, c := range workloadBoxes("api", "172.20.0.4") {
 			w.engine.put(c)
 		}
-		stream.send(Event{Container: id("api"), Action: Started})
+		stream.send(Event{Container: id("api"), Labels: w.engine.containers[id("api")].Labels})
 		if f := w.after(50 * time.Millisecond); f.Revision != 3 || len(f.Workloads) != 2 {
 			t.Errorf("50 ms after a start event: %+v", f)
 		}
 		w.engine.remove(id("api-mesh-sandbox"))
 		w.engine.remove(id("api"))
 		w.engine.remove(id("api-mesh-proxy"))
-		stream.send(Event{Container: id("api"), Action: Removed})
+		stream.send(Event{Container: id("api")})
 		if f := w.after(50 * time.Millisecond); len(f.Workloads) != 1 {
 			t.Errorf("50 ms after a destroy event: %+v", f)
 		}
@@ -111,7 +111,7 @@ func TestWatchLeavesAnEndingAppAlone(t *testing.T) {
 				boxes[2].StopSignal = test.stopSignal
 				w := watch(t, boxes...)
 				_, stream := w.settle()
-				stream.send(Event{Container: id("web"), Action: Killed, Signal: test.signal})
+				stream.send(Event{Container: id("web"), Signal: test.signal})
 				if f := w.after(50 * time.Millisecond); f.Workloads[0].Running == test.ends {
 					t.Errorf("running is %v", f.Workloads[0].Running)
 				}
@@ -121,7 +121,7 @@ func TestWatchLeavesAnEndingAppAlone(t *testing.T) {
 				app := w.engine.containers[id("web")]
 				app.PID++
 				w.engine.put(app)
-				stream.send(Event{Container: id("web"), Action: Started})
+				stream.send(Event{Container: id("web")})
 				if f := w.after(50 * time.Millisecond); !f.Workloads[0].Running {
 					t.Error("not running after it started again")
 				}
@@ -218,6 +218,26 @@ func TestWatchSeesTheProjectsOfTheMesh(t *testing.T) {
 		}
 		if len(names) != 4 || names[0] != "cart" || names[1] != "cart-project-db" || names[2] != "shop-db" || names[3] != "web" {
 			t.Errorf("workloads: %v", names)
+		}
+	})
+}
+
+// Other projects on the same engine cost nothing.
+func TestWatchIgnoresStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, workloadBoxes("web", "172.20.0.3")...)
+		_, stream := w.settle()
+		lists := w.engine.listings()
+		stream.send(Event{Container: id("ci"), Labels: map[string]string{labelProject: "ci", labels.Mesh: "other"}})
+		stream.send(Event{Container: id("ci")})
+		w.after(time.Second)
+		if n := w.engine.listings() - lists; n != 0 {
+			t.Errorf("listed %d times for another project's events", n)
+		}
+		stream.send(Event{Container: id("new"), Labels: map[string]string{labelProject: "shop"}})
+		w.after(time.Second)
+		if n := w.engine.listings() - lists; n == 0 {
+			t.Error("not listed for a new neighbour")
 		}
 	})
 }

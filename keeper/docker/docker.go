@@ -273,13 +273,8 @@ func event(m events.Message) (keeper.Event, bool) {
 		return keeper.Event{Container: id}, id != ""
 	}
 	ev := keeper.Event{Container: m.Actor.ID, Labels: m.Actor.Attributes}
-	switch m.Action {
-	case events.ActionStart:
-		ev.Action = keeper.Started
-	case events.ActionDestroy:
-		ev.Action = keeper.Removed
-	case events.ActionKill:
-		ev.Action, ev.Signal = keeper.Killed, signalNumber(m.Actor.Attributes["signal"])
+	if m.Action == events.ActionKill {
+		ev.Signal = signalNumber(m.Actor.Attributes["signal"])
 	}
 	return ev, true
 }

@@ -85,9 +85,9 @@ func TestEvent(t *testing.T) {
 		want keeper.Event
 		ok   bool
 	}{
-		"start":             {events.Message{Type: "container", Action: "start", Actor: actor(nil)}, keeper.Event{Container: "c1", Action: keeper.Started}, true},
-		"destroy":           {events.Message{Type: "container", Action: "destroy", Actor: actor(nil)}, keeper.Event{Container: "c1", Action: keeper.Removed}, true},
-		"kill":              {events.Message{Type: "container", Action: "kill", Actor: actor(map[string]string{"signal": "15"})}, keeper.Event{Container: "c1", Action: keeper.Killed, Signal: 15, Labels: map[string]string{"signal": "15"}}, true},
+		"start":             {events.Message{Type: "container", Action: "start", Actor: actor(nil)}, keeper.Event{Container: "c1"}, true},
+		"destroy":           {events.Message{Type: "container", Action: "destroy", Actor: actor(nil)}, keeper.Event{Container: "c1"}, true},
+		"kill":              {events.Message{Type: "container", Action: "kill", Actor: actor(map[string]string{"signal": "15"})}, keeper.Event{Container: "c1", Signal: 15, Labels: map[string]string{"signal": "15"}}, true},
 		"health":            {events.Message{Type: "container", Action: "health_status: healthy", Actor: actor(nil)}, keeper.Event{Container: "c1"}, true},
 		"connect":           {events.Message{Type: "network", Action: "connect", Actor: events.Actor{ID: "n", Attributes: map[string]string{"container": "c2"}}}, keeper.Event{Container: "c2"}, true},
 		"network of nobody": {events.Message{Type: "network", Action: "connect", Actor: events.Actor{ID: "n"}}, keeper.Event{}, false},
