@@ -13,9 +13,11 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/forward"
@@ -32,19 +34,18 @@ type record struct {
 	Received, Sent                     int64
 	Destination, Service               string
 	GRPCStatus                         int
+	TLS                                bool
 }
 
 type recorder struct {
-	mu   sync.Mutex
-	list []record
-	ch   chan record
+	ch chan record
 }
 
 func (r *recorder) Exchange(x *exchange.Exchange) {
 	rec := record{
 		Method: string(x.Method), Path: string(x.Path), Authority: string(x.Authority), RequestID: string(x.RequestID),
 		Status: x.Status, Flag: x.Flag, Details: x.Details, Cluster: x.Upstream.Cluster, Route: x.Route,
-		Received: x.BytesReceived, Sent: x.BytesSent, GRPCStatus: x.GRPCStatus,
+		Received: x.BytesReceived, Sent: x.BytesSent, GRPCStatus: x.GRPCStatus, TLS: x.Upstream.TLS,
 	}
 	if x.Ends.Destination != nil {
 		rec.Destination = x.Ends.Destination.Name
@@ -64,8 +65,7 @@ type proxy struct {
 	engine *forward.Engine
 	rec    *recorder
 	addr   string
-	conn   exchange.Connection
-	cancel context.CancelFunc
+	table  atomic.Pointer[table.Table]
 }
 
 type options struct {
@@ -75,6 +75,7 @@ type options struct {
 	direction exchange.Direction
 	dst       string
 	peer      string
+	identity  identity.Source
 }
 
 func start(t *testing.T, o options) *proxy {
@@ -87,9 +88,10 @@ func start(t *testing.T, o options) *proxy {
 		t.Fatal(err)
 	}
 	p := &proxy{t: t, rec: &recorder{ch: make(chan record, 10000)}}
+	p.table.Store(tab)
 	p.engine = forward.New(forward.Config{
-		Table:     func() *table.Table { return tab },
-		Transport: upstream.New(upstream.Config{Dial: o.dial}),
+		Table:     p.table.Load,
+		Transport: upstream.New(upstream.Config{Dial: o.dial, Identity: o.identity}),
 		Recorder:  p.rec,
 		Log:       slog.New(slog.DiscardHandler),
 		Timeouts:  o.timeouts,
@@ -100,7 +102,6 @@ func start(t *testing.T, o options) *proxy {
 	}
 	p.addr = ln.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
-	p.cancel = cancel
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {

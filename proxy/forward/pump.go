@@ -103,12 +103,7 @@ func (s *server) upload(up *upstream.Conn) (f *fault, failed bool) {
 		case err == io.EOF:
 			return nil, false
 		case err == nil:
-			if !s.pump.stopping.Load() {
-				_ = s.conn.SetReadDeadline(now.Add(limit))
-				if s.pump.stopping.Load() {
-					_ = s.conn.SetReadDeadline(past)
-				}
-			}
+			s.readWithin(now, limit)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if s.pump.stopping.Load() {
 				return nil, true
@@ -117,7 +112,7 @@ func (s *server) upload(up *upstream.Conn) (f *fault, failed bool) {
 			if left <= 0 {
 				return &streamIdle, false
 			}
-			_ = s.conn.SetReadDeadline(now.Add(left))
+			s.readWithin(now, left)
 		default:
 			var broken *http1.Error
 			if errors.As(err, &broken) {
@@ -125,6 +120,14 @@ func (s *server) upload(up *upstream.Conn) (f *fault, failed bool) {
 			}
 			return &clientGone, false
 		}
+	}
+}
+
+// readWithin gives the pump's next read a deadline, without undoing stopPump's.
+func (s *server) readWithin(now time.Time, d time.Duration) {
+	_ = s.conn.SetReadDeadline(now.Add(d))
+	if s.pump.stopping.Load() {
+		_ = s.conn.SetReadDeadline(past)
 	}
 }
 

@@ -2,17 +2,11 @@ package upstream
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"net/netip"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +16,7 @@ import (
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/proxytest"
 )
 
 func endpoints(n int) []*Endpoint {
@@ -259,66 +254,16 @@ func TestManyPortsAreBounded(t *testing.T) {
 	}
 }
 
-// authority issues identities.
-type authority struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{key, cert}
-}
-
 type source struct{ m *identity.Material }
 
 func (s source) Current() *identity.Material { return s.m }
 
-func (a *authority) issue(t *testing.T, name string) source {
-	t.Helper()
-	id, err := mesh.IdentityID(mesh.DefaultTrustDomain, mesh.DefaultNamespace, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), URIs: []*url.URL{id.URL()}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(a.cert)
-	return source{&identity.Material{ID: id, Certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, Roots: roots}}
-}
-
 func TestDialChecksIdentityAndProtocol(t *testing.T) {
-	ca, other := newAuthority(t), newAuthority(t)
-	client, server := ca.issue(t, "client"), ca.issue(t, "server")
+	ca, other := proxytest.NewCA(t), proxytest.NewCA(t)
+	const spiffe = "spiffe://cluster.local/ns/default/sa/"
+	client, server := source{ca.Issue(spiffe + "client")}, source{ca.Issue(spiffe + "server")}
 	want := server.m.ID.String()
-	any := identity.MemberOf(spiffeid.RequireTrustDomainFromString(mesh.DefaultTrustDomain))
+	anyone := identity.MemberOf(spiffeid.RequireTrustDomainFromString(mesh.DefaultTrustDomain))
 	tests := []struct {
 		name   string
 		server *tls.Config
@@ -326,14 +271,14 @@ func TestDialChecksIdentityAndProtocol(t *testing.T) {
 		target string
 		ok     bool
 	}{
-		{"right", identity.ServerTLS(server, any, mesh.ALPNHTTP1), client, want, true},
-		{"another identity", identity.ServerTLS(ca.issue(t, "imposter"), any, mesh.ALPNHTTP1), client, want, false},
-		{"another authority", identity.ServerTLS(other.issue(t, "server"), any, mesh.ALPNHTTP1), client, want, false},
-		{"another protocol", identity.ServerTLS(server, any, mesh.ALPNTCP), client, want, false},
-		{"no protocol", identity.ServerTLS(server, any), client, want, false},
-		{"no source", identity.ServerTLS(server, any, mesh.ALPNHTTP1), nil, want, false},
-		{"no certificate yet", identity.ServerTLS(server, any, mesh.ALPNHTTP1), source{}, want, false},
-		{"identity that is none", identity.ServerTLS(server, any, mesh.ALPNHTTP1), client, "spiffe:///x", false},
+		{"right", identity.ServerTLS(server, anyone, mesh.ALPNHTTP1), client, want, true},
+		{"another identity", identity.ServerTLS(source{ca.Issue(spiffe + "imposter")}, anyone, mesh.ALPNHTTP1), client, want, false},
+		{"another authority", identity.ServerTLS(source{other.Issue(spiffe + "server")}, anyone, mesh.ALPNHTTP1), client, want, false},
+		{"another protocol", identity.ServerTLS(server, anyone, mesh.ALPNTCP), client, want, false},
+		{"no protocol", identity.ServerTLS(server, anyone), client, want, false},
+		{"no source", identity.ServerTLS(server, anyone, mesh.ALPNHTTP1), nil, want, false},
+		{"no certificate yet", identity.ServerTLS(server, anyone, mesh.ALPNHTTP1), source{}, want, false},
+		{"identity that is none", identity.ServerTLS(server, anyone, mesh.ALPNHTTP1), client, "spiffe:///x", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -355,10 +300,9 @@ func TestDialChecksIdentityAndProtocol(t *testing.T) {
 			}
 			if err == nil {
 				_, _ = io.WriteString(c, "hi")
-				if b := make([]byte, 2); true {
-					if _, err := io.ReadFull(c, b); err != nil || string(b) != "hi" {
-						t.Errorf("read %q, %v", b, err)
-					}
+				b := make([]byte, 2)
+				if _, err := io.ReadFull(c, b); err != nil || string(b) != "hi" {
+					t.Errorf("read %q, %v", b, err)
 				}
 				_ = c.Close()
 			}
