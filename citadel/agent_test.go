@@ -224,6 +224,7 @@ func (silentEngine) Events(ctx context.Context, f func(keeper.Event)) error {
 }
 
 func quiet(t *testing.T) *slog.Logger {
+	t.Helper()
 	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 

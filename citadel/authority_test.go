@@ -287,7 +287,10 @@ func TestOpenCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := good[bytes.Index(good, []byte("-----BEGIN CERT")):]
+	_, cert, found := bytes.Cut(good, []byte("-----END PRIVATE KEY-----\n"))
+	if !found {
+		t.Fatalf("store: %s", good)
+	}
 	key := good[:len(good)-len(cert)]
 	other, err := OpenCA(t.TempDir(), testTD, testNow)
 	if err != nil {

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -145,7 +144,7 @@ func TestLimits(t *testing.T) {
 			t.Error("want one request a second")
 		}
 		for i := range 3 * maxLimits {
-			l.allow(fmt.Sprint(i))
+			l.allow(strconv.Itoa(i))
 			time.Sleep(100 * time.Millisecond)
 		}
 		if n := len(l.each); n > maxLimits+1 {

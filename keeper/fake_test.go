@@ -162,6 +162,7 @@ func workloadBoxes(name, ipv4 string) []Container {
 }
 
 func quiet(t *testing.T) *slog.Logger {
+	t.Helper()
 	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 

@@ -148,30 +148,35 @@ func (w *watcher) loop(ctx context.Context) error {
 		ch := w.take()
 		ch.all = ch.all || all
 		err := w.refresh(ctx, ch)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if all = err != nil; all {
+		all = err != nil
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
 			if failures == 0 {
 				w.log.Warn("the docker engine can't be read; the facts stay as they are", "error", err)
 			}
 			failures++
 			w.blind.Store(&err)
 			pause(ctx, failures)
-			continue
-		}
-		failures = 0
-		if w.blind.Swap(nil) != nil {
-			w.log.Info("the docker engine is read", "containers", len(w.known))
-		}
-		select {
-		case <-ctx.Done():
-		case <-w.wake:
-			sleep(ctx, debounce)
-		case <-time.After(listPeriod):
+		default:
+			failures = 0
+			if w.blind.Swap(nil) != nil {
+				w.log.Info("the docker engine is read", "containers", len(w.known))
+			}
+			w.rest(ctx)
 		}
 	}
 	return nil
+}
+
+// rest waits for an event and those that come with it, or until it is time to list again.
+func (w *watcher) rest(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-w.wake:
+		sleep(ctx, debounce)
+	case <-time.After(listPeriod):
+	}
 }
 
 // refresh brings known up to date and publishes the facts if they have changed.

@@ -36,7 +36,7 @@ func run(ctx context.Context, log *slog.Logger, _ []string) error {
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
+	defer func() { _ = engine.Close() }() // the process ends
 	k, err := keeper.New(keeper.Config{
 		Scope:       keeper.Scope{Mesh: name, TrustDomain: cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain)},
 		Engine:      engine,

@@ -24,7 +24,7 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 			return nil, fmt.Errorf("remove the stale socket: %w", err)
 		}
 	}
-	ln, err := net.Listen("unix", path)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, err // names the socket
 	}
@@ -51,7 +51,9 @@ func Serve(ctx context.Context, srv *http.Server, ln net.Listener) error {
 	if err := srv.Shutdown(grace); err != nil {
 		_ = srv.Close() // what is still open after the grace is cut on purpose
 	}
-	<-stopped
+	if err := <-stopped; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	}
 	return nil
 }
 

@@ -163,7 +163,7 @@ func TestVerify(t *testing.T) {
 }
 
 // handshake returns both sides' errors, and the server's view of its peer.
-func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error, state tls.ConnectionState) {
+func handshake(t *testing.T, server, client *tls.Config) (state tls.ConnectionState, serverErr, clientErr error) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -196,7 +196,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 	}
 	_ = conn.Close()
 	serverErr = <-done
-	return serverErr, clientErr, s.ConnectionState()
+	return s.ConnectionState(), serverErr, clientErr
 }
 
 func TestMutualTLS(t *testing.T) {
@@ -222,7 +222,7 @@ func TestMutualTLS(t *testing.T) {
 		"an old version":           {ServerTLS(a.source(api), member), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}, "unsupported versions", "protocol version"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			serverErr, clientErr, state := handshake(t, test.server, test.client)
+			state, serverErr, clientErr := handshake(t, test.server, test.client)
 			check := func(who string, err error, want string) {
 				t.Helper()
 				if want == "" && err == nil || want != "" && err != nil && strings.Contains(err.Error(), want) {

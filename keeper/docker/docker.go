@@ -68,7 +68,7 @@ func fingerprint(c container.Summary) string {
 		parts = append(parts, fmt.Sprintf("%d/%s=%s:%d", p.PrivatePort, p.Type, p.IP, p.PublicPort))
 	}
 	slices.Sort(parts)
-	return string(c.State) + health(c.Status) + " " + strings.Join(parts, " ")
+	return c.State + health(c.Status) + " " + strings.Join(parts, " ")
 }
 
 // health is the bracketed end of a status such as "Up 3 seconds (healthy)".
@@ -102,7 +102,7 @@ func convert(c container.InspectResponse) keeper.Container {
 	}
 	out.Created, _ = time.Parse(time.RFC3339Nano, c.Created) // orders recreated containers; zero does
 	if c.State.Health != nil && c.State.Health.Status != container.NoHealthcheck {
-		out.Health = string(c.State.Health.Status)
+		out.Health = c.State.Health.Status
 	}
 	if c.NetworkSettings == nil {
 		return out

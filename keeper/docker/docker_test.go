@@ -25,10 +25,6 @@ func TestConvert(t *testing.T) {
 			ExposedPorts: nat.PortSet{"9080/tcp": {}, "53/udp": {}, "80/tcp": {}},
 		},
 		NetworkSettings: &container.NetworkSettings{
-			NetworkSettingsBase: container.NetworkSettingsBase{Ports: nat.PortMap{
-				"80/tcp": {{HostIP: "0.0.0.0", HostPort: "8080"}, {HostIP: "::", HostPort: "8080"}, {HostIP: "127.0.0.1", HostPort: "8081"}, {HostIP: "::1", HostPort: "8082"}},
-				"53/udp": {{HostIP: "0.0.0.0", HostPort: "53"}}, "9080/tcp": nil,
-			}},
 			Networks: map[string]*network.EndpointSettings{
 				"b":     {NetworkID: "nb", IPAddress: "10.0.0.2", GlobalIPv6Address: "fd00::2", Aliases: []string{"web", "shop-web-1", testID[:12]}, DNSNames: []string{"web", "www", testID[:12]}},
 				"a":     {NetworkID: "na", IPAddress: "10.1.0.2"},
@@ -36,6 +32,10 @@ func TestConvert(t *testing.T) {
 				"nil":   nil,
 			},
 		},
+	}
+	in.NetworkSettings.Ports = nat.PortMap{
+		"80/tcp": {{HostIP: "0.0.0.0", HostPort: "8080"}, {HostIP: "::", HostPort: "8080"}, {HostIP: "127.0.0.1", HostPort: "8081"}, {HostIP: "::1", HostPort: "8082"}},
+		"53/udp": {{HostIP: "0.0.0.0", HostPort: "53"}}, "9080/tcp": nil,
 	}
 	want := keeper.Container{
 		ID: testID, Name: "shop-web-1", Labels: map[string]string{"a": "b"}, Running: true, Health: "healthy", PID: 42, StopSignal: 3,

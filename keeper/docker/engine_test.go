@@ -73,14 +73,10 @@ func build(t *testing.T, tag, pkg, path string) {
 	t.Cleanup(func() { _, _ = try(t, "docker", "rmi", "-f", tag) })
 }
 
-// socketDir is short enough for a socket's path, and everybody may enter it.
+// socketDir is a directory that the users of containers may enter.
 func socketDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "keeper")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
