@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/composure-mesh/composure/mesh/labels"
 )
 
 const plain = "services: {web: {image: web, ports: [\"80:80\"]}}\n"
@@ -385,5 +387,33 @@ networks: {n: , default: }
 		if len(diffs) == 0 || !strings.HasPrefix(diffs[0].Error(), tc.field+":") {
 			t.Errorf("differences %v, want one at %s", diffs, tc.field)
 		}
+	}
+}
+
+// TestParts: a project of several parts comes out of merge as it comes out of Compose.
+func TestParts(t *testing.T) {
+	if !checkProject(t, "big", bigProject(2*partSize+1)) {
+		t.Error("the project was not injected")
+	}
+}
+
+// TestProjectName: the name given to docker compose later is the mesh's name, in labels, environment and aliases.
+func TestProjectName(t *testing.T) {
+	dir := project(t, map[string]string{"compose.yaml": plain})
+	_, r := inject(t, dir, testConfig)
+	if _, err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Load(context.Background(), Options{WorkingDir: dir, ProjectName: "other", Env: testEnv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Inject(context.Background(), s, testConfig); err != nil || !bytes.Equal(again.Output, r.Output) {
+		t.Errorf("with -p the output differs (%v)", err)
+	}
+	p := exact(t, s, r.Output)
+	sandbox := p.Services["web-mesh-sandbox"]
+	if got := []string{sandbox.Labels[labels.Mesh], *p.Services["composure-keeper"].Environment["COMPOSURE_MESH"], sandbox.Networks["default"].Aliases[1]}; !slices.Equal(got, []string{"other", "other", "other-web-1"}) {
+		t.Errorf("label, environment and alias are %v, want the name other in all", got)
 	}
 }
