@@ -110,10 +110,12 @@ func (c *Conn) CloseWrite() error {
 	return c.Conn.Close()
 }
 
-// Reset closes c with RST where it is TCP: the client sees a refused connection instead of a polite end.
+// Reset closes c with RST where it is TCP: the client sees a refused connection instead of a polite end. So the end
+// of TLS is not sent either.
 func Reset(c net.Conn) {
 	if tc := TCPOf(c); tc != nil {
 		_ = tc.SetLinger(0) // fails only on a connection that is gone already
+		_ = tc.Close()
 	}
 	_ = c.Close()
 }
