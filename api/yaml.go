@@ -59,6 +59,10 @@ func (d *yamlDecoder) document(index int, root *yaml.Node) {
 	fail := func(err error) {
 		d.errs = append(d.errs, fmt.Errorf("%s:%d: document %d: %w", d.file, root.Line, index, err))
 	}
+	if root.Kind != yaml.MappingNode {
+		fail(errors.New("want an object"))
+		return
+	}
 	if depth(root, 0) > MaxDepth {
 		fail(fmt.Errorf("nested deeper than %d levels", MaxDepth))
 		return
@@ -69,8 +73,8 @@ func (d *yamlDecoder) document(index int, root *yaml.Node) {
 		return
 	}
 	raw, err := json.Marshal(value)
-	if err != nil { // a key that is no string
-		fail(err)
+	if err != nil {
+		fail(notJSON(err))
 		return
 	}
 	content, err := ParseJSON(raw)
@@ -90,6 +94,15 @@ func (d *yamlDecoder) document(index int, root *yaml.Node) {
 		return
 	}
 	d.object(root, content)
+}
+
+// notJSON says what YAML has and JSON has not: a number that is none, or a key that is no string.
+func notJSON(err error) error {
+	var value *json.UnsupportedValueError
+	if errors.As(err, &value) {
+		return fmt.Errorf("%s is no number: put it in quotes", value.Str)
+	}
+	return errors.New("a key is no string: put it in quotes")
 }
 
 func (d *yamlDecoder) object(root *yaml.Node, content map[string]any) {
