@@ -3,9 +3,12 @@ package forward_test
 import (
 	"bufio"
 	"context"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -109,5 +112,50 @@ func BenchmarkExchange(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		one()
+	}
+}
+
+// TestMemoryOfAnIdleConnection bounds what a connection costs that waits for its next request: design section 7 allows
+// 150 MB for 10 000 of them.
+func TestMemoryOfAnIdleConnection(t *testing.T) {
+	if raced {
+		t.Skip("the race detector is on")
+	}
+	const n = 400
+	addr := served(t, func(http.ResponseWriter, *http.Request) {})
+	p := start(t, options{direction: exchange.Outbound, dst: addr})
+	measure := func() uint64 {
+		runtime.GC()
+		runtime.GC() // the first only empties pools by half
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	warm := p.raw()
+	warm.send(benchRequest)
+	warm.response("GET")
+	before := measure()
+	var clients []net.Conn
+	buf := make([]byte, 4096)
+	for range n {
+		c, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+		if _, err := io.WriteString(c, benchRequest); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	each := (int64(measure()) - int64(before)) / n
+	for _, c := range clients {
+		_ = c.Close()
+	}
+	t.Logf("%d bytes an idle connection", each)
+	if each > 15_000 {
+		t.Errorf("an idle connection takes %d bytes, want at most 15000", each)
 	}
 }

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/route"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
@@ -222,7 +222,7 @@ func (s *server) exchange() bool {
 	case lingering:
 		s.linger()
 	case aborted:
-		s.abort()
+		listen.Reset(s.conn)
 	default:
 		_ = s.conn.Close()
 	}
@@ -285,18 +285,6 @@ func (s *server) linger() {
 			return
 		}
 	}
-}
-
-// abort closes the client's connection with a reset and, under TLS, without the alert that announces a clean end.
-func (s *server) abort() {
-	conn := s.conn
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
-	}
-	if l, ok := conn.(interface{ SetLinger(int) error }); ok {
-		_ = l.SetLinger(0)
-	}
-	_ = conn.Close()
 }
 
 func closeWrite(conn net.Conn) error {
