@@ -144,8 +144,17 @@ func TestKubectl(t *testing.T) {
 	k.must("", []string{"get", "vs", "reviews", "-o", "jsonpath={.spec.http[0].route[0].destination.subset}"}, "v3")
 	k.must("", []string{"explain", "vs.spec.http.match"}, "ignoreUriCase")
 	k.must("", []string{"get", "--raw", "/version"}, `"gitVersion":"v1.31.0-composure.test"`)
+	if out, _ := k.run(reviews("v1", "v9"), "diff", "-f", "-"); !strings.Contains(out, "+        subset: v9") {
+		t.Errorf("kubectl diff: want the new subset in:\n%s", out)
+	}
+	k.must(reviews("v1", "v4"), []string{"replace", "-f", "-"}, "replaced")
+	k.must("", []string{"describe", "vs", "reviews"}, "Subset:  v4")
+	k.must("", []string{"annotate", "vs", "reviews", "note=x"}, "annotated")
+	k.must("", []string{"wait", "vs/reviews", "--for", "jsonpath={.metadata.annotations.note}=x"}, "condition met")
 	k.must("", []string{"delete", "vs", "reviews"}, `"reviews" deleted`)
 	k.must("", []string{"get", "vs"}, "No resources found")
+	k.must(reviews("v1", "v1"), []string{"create", "-f", "-"}, "created")
+	k.must("", []string{"delete", "vs", "--all"}, `"reviews" deleted`)
 }
 
 func TestKubectlServerSideApply(t *testing.T) {
