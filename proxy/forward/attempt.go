@@ -71,7 +71,7 @@ func (a *attempt) bodyAtHand() *fault {
 		out, n, err := appendBody(a.out, s.in, s.req.Framing == http1.Chunked)
 		a.out = out
 		s.x.BytesReceived += int64(n)
-		if err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
+		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
 			continue
 		}
 		var broken *http1.Error
@@ -114,7 +114,7 @@ func (a *attempt) stale(err error) bool {
 	if !a.up.Reused || a.up.Reader.Buffered() > 0 || a.s.req.Framing != http1.NoBody || a.s.pump.running {
 		return false
 	}
-	if err != io.EOF && err != io.ErrUnexpectedEOF && !isReset(err) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !isReset(err) {
 		return false
 	}
 	switch string(a.s.req.Method) {
@@ -168,7 +168,7 @@ func (a *attempt) awaitResponse() *fault {
 	s := a.s
 	for informational := 0; ; {
 		err := a.up.Reader.ParseResponse(&s.resp, string(s.req.Method) == "HEAD")
-		if err == http1.ErrIncomplete {
+		if errors.Is(err, http1.ErrIncomplete) {
 			if err = a.up.Reader.Fill(); err == nil {
 				continue
 			}
@@ -266,7 +266,7 @@ func (a *attempt) relay() *fault {
 			s.x.BytesSent += int64(n)
 			s.active.Store(time.Now().UnixNano())
 		}
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			if f := a.cut(err); f != nil {
 				return f
 			}

@@ -92,7 +92,7 @@ func TestHeadsOfRequests(t *testing.T) {
 			p := start(t, options{direction: tt.direction, dst: o.addr, snapshot: self, peer: tt.peer})
 			c := p.raw()
 			c.send(tt.request)
-			if resp, _ := c.response("GET"); resp.StatusCode != 200 {
+			if resp, _ := c.response("GET"); resp.StatusCode != http.StatusOK {
 				t.Fatalf("status %d", resp.StatusCode)
 			}
 			<-done
@@ -269,7 +269,7 @@ func TestClosedWhileIdle(t *testing.T) {
 	c := p.raw()
 	for range 3 {
 		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
-		if resp, _ := c.response("POST"); resp.StatusCode != 200 {
+		if resp, _ := c.response("POST"); resp.StatusCode != http.StatusOK {
 			t.Fatalf("status %d", resp.StatusCode)
 		}
 		<-closed
@@ -290,11 +290,11 @@ func TestContinue(t *testing.T) {
 	p := start(t, options{direction: exchange.Outbound, dst: o.addr})
 	c := p.raw()
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
-	if resp, _ := c.response("POST"); resp.StatusCode != 100 {
+	if resp, _ := c.response("POST"); resp.StatusCode != http.StatusContinue {
 		t.Fatalf("status %d, want 100", resp.StatusCode)
 	}
 	c.send("hello")
-	if resp, body := c.response("POST"); resp.StatusCode != 200 || body != "hello" {
+	if resp, body := c.response("POST"); resp.StatusCode != http.StatusOK || body != "hello" {
 		t.Errorf("got %d %q", resp.StatusCode, body)
 	}
 }
@@ -313,7 +313,7 @@ func TestEarlyAnswer(t *testing.T) {
 	c := p.raw()
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nbegin")
 	resp, body := c.response("POST")
-	if resp.StatusCode != 413 || body != "no" {
+	if resp.StatusCode != http.StatusRequestEntityTooLarge || body != "no" {
 		t.Errorf("got %d %q", resp.StatusCode, body)
 	}
 	c.expectClosed()
@@ -338,7 +338,7 @@ func TestDuplex(t *testing.T) {
 	})
 	p := start(t, options{direction: exchange.Outbound, dst: addr})
 	pr, pw := io.Pipe()
-	req, _ := http.NewRequest("POST", "http://x/", pr)
+	req, _ := http.NewRequest(http.MethodPost, "http://x/", pr)
 	resp, err := p.client().Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -409,7 +409,7 @@ func TestCutResponse(t *testing.T) {
 			p := start(t, options{direction: exchange.Outbound, dst: o.addr})
 			c := p.raw()
 			c.send(tt.request)
-			req, _ := http.NewRequest("GET", "http://x/", nil)
+			req, _ := http.NewRequest(http.MethodGet, "http://x/", nil)
 			resp, err := http.ReadResponse(c.r, req)
 			if err == nil {
 				_, err = io.ReadAll(resp.Body)
@@ -466,7 +466,7 @@ func TestWebSocket(t *testing.T) {
 	c.response("GET")
 	c.send(upgrade + "early")
 	resp, _ := c.response("GET")
-	if resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" || resp.Header.Get("Sec-Websocket-Accept") != "a" {
+	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "websocket" || resp.Header.Get("Sec-Websocket-Accept") != "a" {
 		t.Fatalf("got %d %v", resp.StatusCode, resp.Header)
 	}
 	if n := <-early; n != 0 {
@@ -487,12 +487,12 @@ func TestWebSocket(t *testing.T) {
 }
 
 func TestWebSocketRefused(t *testing.T) {
-	addr := served(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 403) })
+	addr := served(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) })
 	p := start(t, options{direction: exchange.Outbound, dst: addr})
 	c := p.raw()
 	for range 2 {
 		c.send("GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-		if resp, _ := c.response("GET"); resp.StatusCode != 403 {
+		if resp, _ := c.response("GET"); resp.StatusCode != http.StatusForbidden {
 			t.Fatalf("status %d", resp.StatusCode)
 		}
 	}
@@ -535,13 +535,13 @@ func TestTimeouts(t *testing.T) {
 	p := start(t, options{direction: exchange.Outbound, dst: addr, timeouts: forward.Timeouts{Header: 20 * time.Millisecond, StreamIdle: 100 * time.Millisecond}})
 	c := p.raw()
 	c.send("GET / HTTP/1.1\r\nHo")
-	if resp, _ := c.response("GET"); resp.StatusCode != 408 {
+	if resp, _ := c.response("GET"); resp.StatusCode != http.StatusRequestTimeout {
 		t.Errorf("slow head: status %d, want 408", resp.StatusCode)
 	}
 	p.record()
 	c = p.raw()
 	c.send(get)
-	if resp, body := c.response("GET"); resp.StatusCode != 504 || body != "stream timeout" {
+	if resp, body := c.response("GET"); resp.StatusCode != http.StatusGatewayTimeout || body != "stream timeout" {
 		t.Errorf("slow upstream: got %d %q, want 504", resp.StatusCode, body)
 	}
 	if r := p.record(); r.Flag != exchange.FlagStreamIdle {
@@ -594,12 +594,12 @@ type network struct {
 func (n *network) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	n.mu.Lock()
 	n.dialed = append(n.dialed, to.String())
-	real := n.at[to.String()]
+	addr := n.at[to.String()]
 	n.mu.Unlock()
-	if real == "" {
+	if addr == "" {
 		return nil, errors.New("connection refused")
 	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", real)
+	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 }
 
 func TestRouted(t *testing.T) {
@@ -665,7 +665,7 @@ func TestAnotherEndpoint(t *testing.T) {
 	c := p.raw()
 	for range 20 {
 		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
-		if resp, body := c.response("POST"); resp.StatusCode != 200 {
+		if resp, body := c.response("POST"); resp.StatusCode != http.StatusOK {
 			t.Fatalf("got %d %q", resp.StatusCode, body)
 		}
 	}
@@ -674,7 +674,7 @@ func TestAnotherEndpoint(t *testing.T) {
 	c = p.raw()
 	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	resp, body := c.response("GET")
-	if resp.StatusCode != 503 || !strings.HasPrefix(body, "upstream connect error") || !strings.Contains(body, "connection refused") {
+	if resp.StatusCode != http.StatusServiceUnavailable || !strings.HasPrefix(body, "upstream connect error") || !strings.Contains(body, "connection refused") {
 		t.Errorf("got %d %q", resp.StatusCode, body)
 	}
 	if r := p.record(); r.Flag != exchange.FlagUpstreamConnect {

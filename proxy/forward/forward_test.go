@@ -320,7 +320,7 @@ func TestPassthroughCarriesMessages(t *testing.T) {
 			}
 			w.Header().Set("X-Sum", "3")
 		case "/none":
-			w.WriteHeader(204)
+			w.WriteHeader(http.StatusNoContent)
 		default:
 			w.Header().Set("X-Seen", fmt.Sprintf("%s %s %s %d", r.Method, r.RequestURI, r.Host, len(b)))
 			_, _ = w.Write(b)
@@ -373,7 +373,7 @@ func TestPassthroughCarriesMessages(t *testing.T) {
 			}
 		})
 	}
-	req, _ := http.NewRequest("GET", "http://example.com/stream", nil)
+	req, _ := http.NewRequest(http.MethodGet, "http://example.com/stream", nil)
 	resp, got := do(t, c, req)
 	if got != "part,part,part," || resp.Trailer.Get("X-Sum") != "3" {
 		t.Errorf("stream: got %q, trailers %v", got, resp.Trailer)

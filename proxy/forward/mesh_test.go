@@ -102,7 +102,7 @@ func TestPairOfSidecars(t *testing.T) {
 	p, inbound := pair(t, serverID, app)
 	c := p.client()
 	for _, size := range []int{0, 10, 1 << 20} {
-		req, _ := http.NewRequest("POST", "http://server/", io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
+		req, _ := http.NewRequest(http.MethodPost, "http://server/", io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
 		req.Header.Set("X-Forwarded-Client-Cert", "By=forged")
 		_, body := do(t, c, req)
 		out, in := p.record(), <-inbound.ch
@@ -122,7 +122,7 @@ func TestImposterGetsNothing(t *testing.T) {
 	c := p.raw()
 	c.send("GET / HTTP/1.1\r\nHost: server\r\n\r\n")
 	resp, body := c.response("GET")
-	if resp.StatusCode != 503 || !strings.Contains(body, "imposter") || calls.Load() != 0 {
+	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "imposter") || calls.Load() != 0 {
 		t.Errorf("got %d %q after %d calls", resp.StatusCode, body, calls.Load())
 	}
 	if r := p.record(); r.Flag != exchange.FlagUpstreamConnect {
@@ -188,7 +188,7 @@ func TestTableChangesUnderLoad(t *testing.T) {
 		clients.Go(func() {
 			for range 200 {
 				c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-				if resp, body := c.response("GET"); resp.StatusCode != 200 || body != "v1" && body != "v2" {
+				if resp, body := c.response("GET"); resp.StatusCode != http.StatusOK || body != "v1" && body != "v2" {
 					t.Errorf("got %d %q", resp.StatusCode, body)
 					return
 				}

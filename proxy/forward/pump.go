@@ -100,7 +100,7 @@ func (s *server) upload(up *upstream.Conn) (f *fault, failed bool) {
 			s.pump.sent += int64(n)
 		}
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil, false
 		case err == nil:
 			s.readWithin(now, limit)
@@ -152,7 +152,7 @@ func appendBody(buf []byte, src *http1.Reader, chunked bool) (out []byte, n int,
 		}
 		buf = append(buf, '\r', '\n')
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		buf = http1.AppendLastChunk(buf, src.Trailer())
 	}
 	return buf, n, err

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -169,8 +170,7 @@ func (s *server) begin() {
 		case http1.ForwardedFor:
 			if s.x.XForwardedFor != nil {
 				// Several fields are one list (RFC 9110 section 5.3).
-				joined := append(append([]byte(nil), s.x.XForwardedFor...), ", "...)
-				s.x.XForwardedFor = append(joined, f.Value...)
+				s.x.XForwardedFor = slices.Concat(s.x.XForwardedFor, []byte(", "), f.Value)
 				continue
 			}
 			s.x.XForwardedFor = f.Value

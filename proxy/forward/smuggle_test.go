@@ -158,7 +158,7 @@ func TestBrokenChunkMidway(t *testing.T) {
 	<-begun
 	c.send("zz\r\n")
 	resp, _ := c.response("POST")
-	if resp.StatusCode != 400 {
+	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("status %d, want 400", resp.StatusCode)
 	}
 	_ = c.Close()

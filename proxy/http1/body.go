@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"errors"
 	"io"
 )
 
@@ -96,7 +97,7 @@ func (r *Reader) readUntilClose(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := r.raw(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		r.body.done = true
 	}
 	return n, err
@@ -121,7 +122,7 @@ func (r *Reader) raw(p []byte) (int, error) {
 }
 
 func unexpected(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -270,7 +271,7 @@ func (b *body) sizeDone() error {
 // trailerDone ends a trailer line. The lines lie one behind the other in b.trailer, each followed by CRLF, so that
 // the space may move while it grows; they are parsed when the last has come.
 func (b *body) trailerDone() error {
-	if n := len(b.trailer); n > 0 && !(n >= 2 && b.trailer[n-1] == '\n') {
+	if n := len(b.trailer); n > 0 && (n < 2 || b.trailer[n-1] != '\n') {
 		b.trailer = append(b.trailer, '\r', '\n')
 		b.fields++
 		if b.fields > b.limits.Fields {

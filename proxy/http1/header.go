@@ -229,7 +229,7 @@ const (
 )
 
 var class = func() (t [256]byte) {
-	for c := 0; c < 256; c++ {
+	for c := range 256 {
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
 			t[c] = isToken | isHost

@@ -26,7 +26,7 @@ func response(r *http1.Reader, p *http1.Response, toHead bool) error {
 
 func parsed(r *http1.Reader, parse func() error) error {
 	for {
-		if err := parse(); err != http1.ErrIncomplete {
+		if err := parse(); !errors.Is(err, http1.ErrIncomplete) {
 			return err
 		}
 		if err := r.Fill(); err != nil {
@@ -217,7 +217,7 @@ func TestExpiredDeadlineLeavesNoTrace(t *testing.T) {
 		if err == nil {
 			break
 		}
-		if err != errInterrupted {
+		if !errors.Is(err, errInterrupted) {
 			t.Fatal(err)
 		}
 	}
@@ -226,7 +226,7 @@ func TestExpiredDeadlineLeavesNoTrace(t *testing.T) {
 	for !r.Done() {
 		n, err := r.Read(buf)
 		body = append(body, buf[:n]...)
-		if err != nil && err != errInterrupted && err != io.EOF {
+		if err != nil && !errors.Is(err, errInterrupted) && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 	}
@@ -288,6 +288,7 @@ func FuzzRequest(f *testing.F) {
 
 // oracleRequest has net/http read what was accepted. The target is replaced: net/http judges URLs, we pass them on.
 func oracleRequest(t *testing.T, data []byte, q *http1.Request, body []byte, end int64) {
+	t.Helper()
 	rest := bytes.TrimPrefix(data, []byte("\r\n"))
 	skipped := int64(len(data) - len(rest))
 	line, _, _ := bytes.Cut(rest, []byte("\r\n"))
@@ -378,7 +379,7 @@ func FuzzChunked(f *testing.F) {
 		for !r.Done() {
 			n, err := r.Read(buf)
 			body = append(body, buf[:n]...)
-			if err != nil && err != io.EOF {
+			if err != nil && !errors.Is(err, io.EOF) {
 				return
 			}
 		}
@@ -446,7 +447,7 @@ func BenchmarkChunked(b *testing.B) {
 			b.Fatal(err)
 		}
 		for !r.Done() {
-			if _, err := r.Read(buf); err != nil && err != io.EOF {
+			if _, err := r.Read(buf); err != nil && !errors.Is(err, io.EOF) {
 				b.Fatal(err)
 			}
 		}

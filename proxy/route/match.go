@@ -36,7 +36,7 @@ func compileMatch(s *snapshot.Match) (match, error) {
 		m    match
 		errs []error
 	)
-	add := func(field string, sm *snapshot.StringMatch, ignoreCase bool, make func(text) condition) {
+	add := func(field string, sm *snapshot.StringMatch, ignoreCase bool, on func(text) condition) {
 		if sm == nil {
 			return
 		}
@@ -45,7 +45,7 @@ func compileMatch(s *snapshot.Match) (match, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", field, err))
 			return
 		}
-		m = append(m, make(t))
+		m = append(m, on(t))
 	}
 	if s.Port != 0 {
 		m = append(m, portIs(s.Port))

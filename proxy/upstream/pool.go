@@ -110,7 +110,7 @@ func (c *Conn) Keep(timeout time.Duration) {
 
 // Discard closes the connection for good.
 func (c *Conn) Discard() {
-	_ = c.Conn.Close()
+	_ = c.Close()
 	c.Reader.Release()
 }
 

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -47,7 +48,7 @@ func (m *portMap[V]) add(port uint16, v V) V {
 	if len(list) >= portMapLimit {
 		return v
 	}
-	next := append(list[:len(list):len(list)], portEntry[V]{port, v})
+	next := slices.Concat(list, []portEntry[V]{{port, v}})
 	m.list.Store(&next)
 	return v
 }

@@ -36,11 +36,13 @@ func TestPick(t *testing.T) {
 		check  func(t *testing.T, got []int)
 	}{
 		{"round robin is even", snapshot.RoundRobin, []int{9, 0, 0}, func(t *testing.T, got []int) {
+			t.Helper()
 			if got[0] != rounds/3 || got[1] != rounds/3 || got[2] != rounds/3 {
 				t.Errorf("got %v", got)
 			}
 		}},
 		{"random is about even", snapshot.Random, []int{9, 0, 0}, func(t *testing.T, got []int) {
+			t.Helper()
 			for _, n := range got { // six standard deviations of a binomial with p = 1/3
 				if n < 2000-220 || n > 2000+220 {
 					t.Errorf("got %v", got)
@@ -48,11 +50,13 @@ func TestPick(t *testing.T) {
 			}
 		}},
 		{"least request never takes the busiest", snapshot.LeastRequest, []int{1, 0, 0}, func(t *testing.T, got []int) {
+			t.Helper()
 			if got[0] != 0 || got[1] == 0 || got[2] == 0 {
 				t.Errorf("got %v", got)
 			}
 		}},
 		{"least request of two takes the idle one", "", []int{0, 1}, func(t *testing.T, got []int) {
+			t.Helper()
 			if got[0] != rounds {
 				t.Errorf("got %v", got)
 			}
@@ -226,7 +230,7 @@ func TestSweepForgets(t *testing.T) {
 	obtain(t, tr, e, p.addr.Port()).Keep(0)
 	c := <-p.came
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("idle connection: %v, want its end", err)
 	}
 	for {
