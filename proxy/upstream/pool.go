@@ -36,7 +36,8 @@ type Conn struct {
 	TLS           bool
 
 	pool    *pool
-	expires time.Time
+	expires time.Time // as an idle connection
+	until   time.Time // the peer's certificate is good; zero for plain text
 	quiet   func() bool
 }
 
@@ -74,12 +75,16 @@ func (p *pool) dial(ctx context.Context) (*Conn, error) {
 		TLS:    p.target.Identity != "",
 		pool:   p,
 	}
+	if t, ok := raw.(*tls.Conn); ok {
+		c.until = t.ConnectionState().PeerCertificates[0].NotAfter
+	}
 	c.quiet = quietCheck(raw)
 	return c, nil
 }
 
 // Keep gives the connection back for another exchange. timeout is the peer's Keep-Alive timeout, 0 if it named
-// none. A connection with bytes that nobody asked for is closed: they must never become a later request's answer.
+// none. A connection with bytes that nobody asked for is closed: they must never become a later request's answer. So is
+// one whose peer's certificate has run out: a new handshake has to prove who is there.
 func (c *Conn) Keep(timeout time.Duration) {
 	p := c.pool
 	limit := p.transport.cfg.IdleTimeout
@@ -87,12 +92,13 @@ func (c *Conn) Keep(timeout time.Duration) {
 		// A second less than the peer's own limit: it must not close just as we send.
 		limit = min(limit, timeout-time.Second)
 	}
-	if limit <= 0 || c.Reader.Buffered() > 0 {
+	now := time.Now()
+	if limit <= 0 || c.Reader.Buffered() > 0 || !c.until.IsZero() && now.After(c.until) {
 		c.Discard()
 		return
 	}
 	c.Reader.Idle()
-	c.expires = time.Now().Add(limit)
+	c.expires = now.Add(limit)
 	p.mu.Lock()
 	full := len(p.idle) >= p.transport.cfg.MaxIdle
 	if !full {

@@ -223,6 +223,26 @@ func TestPoolHonoursKeepAliveTimeout(t *testing.T) {
 	}
 }
 
+func TestPoolDropsExpiredPeers(t *testing.T) {
+	p := listen(t)
+	tr := New(Config{})
+	e := tr.Plain(p.addr)
+	for _, tt := range []struct {
+		left time.Duration // until the peer's certificate runs out
+		kept bool
+	}{{time.Hour, true}, {-time.Second, false}} {
+		a, err := e.Get(context.Background(), tr, p.addr.Port(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.until = time.Now().Add(tt.left)
+		a.Keep(0)
+		if got := obtain(t, tr, e, p.addr.Port()) == a; got != tt.kept {
+			t.Errorf("with %v left: kept %v, want %v", tt.left, got, tt.kept)
+		}
+	}
+}
+
 func TestSweepForgets(t *testing.T) {
 	p := listen(t)
 	tr := New(Config{IdleTimeout: 5 * time.Millisecond})
