@@ -55,11 +55,7 @@ func (e *emitter) output(dir string) ([]byte, error) {
 		return nil
 	}
 	for _, name := range e.src.services() {
-		n, err := e.user(name)
-		if err != nil {
-			return nil, err
-		}
-		add(services, name, n)
+		add(services, name, e.user(name))
 		if w := e.plan.workload(name); w != nil {
 			if err := insert(w.Sandbox(), e.sandbox(w)); err != nil {
 				return nil, err
@@ -94,21 +90,21 @@ func (e *emitter) output(dir string) ([]byte, error) {
 }
 
 // user is what the override says about a service of the user's; nil is nothing.
-func (e *emitter) user(name string) (*yaml.Node, error) {
+func (e *emitter) user(name string) *yaml.Node {
 	if w := e.plan.workload(name); w != nil {
-		return e.app(w), nil
+		return e.app(w)
 	}
 	for _, j := range e.plan.Joiners {
 		if j.Service == name {
-			return e.joiner(j), nil
+			return e.joiner(j)
 		}
 	}
 	if slices.Contains(e.plan.Linked, name) {
 		links := e.links(name)
 		e.change(name, "links", e.src.project.Services[name].Links, line(links), "the names now belong to the sandboxes")
-		return mapping("links", override(links), "depends_on", e.linkedTo(name)), nil
+		return mapping("links", override(links), "depends_on", e.linkedTo(name))
 	}
-	return nil, nil
+	return nil
 }
 
 func (e *emitter) change(service, path string, from any, to, why string) {

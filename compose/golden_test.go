@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,11 +68,13 @@ func golden(t *testing.T, path string, got []byte) {
 	}
 }
 
-// accepted asks the compose plugin whether it takes the files. It is skipped where there is no plugin.
+var plugin = sync.OnceValue(func() error { return exec.Command("docker", "compose", "version").Run() })
+
+// accepted asks the compose plugin whether it takes the files, where there is one.
 func accepted(t *testing.T, dir string, files ...string) {
 	t.Helper()
-	if err := exec.Command("docker", "compose", "version").Run(); err != nil {
-		t.Log("not checked with docker compose: there is no plugin")
+	if err := plugin(); err != nil {
+		t.Logf("not checked with docker compose: there is no plugin: %v", err)
 		return
 	}
 	args := []string{"compose"}

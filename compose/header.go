@@ -25,9 +25,7 @@ type Header struct {
 }
 
 // ReadHeader reads the header of a file's content; ok says whether meshctl wrote it.
-func ReadHeader(content []byte) (h Header, ok bool) { return readHeader(content) }
-
-func readHeader(content []byte) (Header, bool) {
+func ReadHeader(content []byte) (h Header, ok bool) {
 	if !bytes.Contains(content, []byte(headerKey+":")) {
 		return Header{}, false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"gopkg.in/yaml.v3"
-	"net/netip"
 )
 
 // Config is how to inject. Version is required.
@@ -53,7 +53,7 @@ type Result struct {
 	Flags       []string
 	Changes     []Change
 	Warnings    []Warning
-	// Notes are about the project as a whole: files that Compose would drop in silence.
+	// Notes are what the user should know about the project as a whole.
 	Notes []string
 
 	obsolete []string // outputs of earlier runs that would get in the way
@@ -104,6 +104,9 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		}
 	}
 	res.Changes = e.changes
+	if len(cfg.Ingress) > 0 && e.onlyInternal() {
+		res.Notes = append(res.Notes, "every network with a service of the mesh is internal: the engine does not publish the ports of "+Gateway+" there")
+	}
 	if cfg.Full {
 		if res.Output, err = s.flatten(ctx, cfg.Version, dir, res.Output); err != nil {
 			return nil, err
@@ -135,6 +138,8 @@ func (s *Source) choose(res *Result, cfg Config) error {
 		for _, f := range s.Ours {
 			if f != res.Path && filepath.Base(f) == autoOutput {
 				res.obsolete = append(res.obsolete, f)
+				res.Notes = append(res.Notes, fmt.Sprintf("%s of an earlier inject goes: Compose reads one override file only, and it would hide %s",
+					relative(s.workingDir, f), relative(s.workingDir, s.Files[len(s.Files)-1])))
 			}
 		}
 	}

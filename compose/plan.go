@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -120,6 +121,7 @@ func (p *Plan) join(s *Source, name string) {
 	}
 	if p.workload(owner) != nil {
 		p.Joiners = append(p.Joiners, Joiner{Service: name, Owner: owner})
+		p.Warnings = append(p.Warnings, beyond(s.project.Services[name], owner)...)
 		return
 	}
 	p.Warnings = append(p.Warnings, Warning{Service: name, Field: "network_mode",
@@ -131,6 +133,7 @@ func (p *Plan) join(s *Source, name string) {
 func (s *Source) unfit(svc types.ServiceConfig) (*Warning, error) {
 	field := []string{"labels", labels.Inject}
 	forced := false
+	const left = "left out of the mesh: "
 	switch v, set := svc.Labels[labels.Inject]; {
 	case !set:
 	case v == "false":
@@ -142,11 +145,13 @@ func (s *Source) unfit(svc types.ServiceConfig) (*Warning, error) {
 	}
 	if w := impossible(svc); w != nil {
 		if forced {
-			return nil, s.errorf(svc.Name, []string{w.Field}, "%s, but the label %s demands it: remove one of the two", w.Reason, labels.Inject)
+			return nil, s.errorf(svc.Name, []string{w.Field}, "it can't be in the mesh, since %s, but the label %s demands it: remove one of the two", w.Reason, labels.Inject)
 		}
+		w.Reason = left + w.Reason
 		return w, nil
 	}
 	if w := unwise(svc); w != nil && !forced {
+		w.Reason = left + w.Reason
 		w.Do = fmt.Sprintf("label it %s: \"true\" if you want it in the mesh all the same", labels.Inject)
 		return w, nil
 	}
@@ -163,28 +168,26 @@ func (s *Source) unfit(svc types.ServiceConfig) (*Warning, error) {
 
 // impossible says why a sidecar can't work for a service at all.
 func impossible(svc types.ServiceConfig) *Warning {
-	left := func(field, reason string) *Warning {
-		return &Warning{Service: svc.Name, Field: field, Reason: "left out of the mesh: " + reason}
-	}
+	because := func(field, reason string) *Warning { return &Warning{Service: svc.Name, Field: field, Reason: reason} }
 	uid, gid, _ := strings.Cut(svc.User, ":")
-	proxyID := fmt.Sprint(mesh.UIDProxy)
+	proxyID := strconv.Itoa(mesh.UIDProxy)
 	switch mode := svc.NetworkMode; {
 	case svc.Provider != nil:
-		return left("provider", "a provider runs it, so there is no container")
+		return because("provider", "a provider runs it, so there is no container")
 	case mode == "host":
-		return left("network_mode", "it uses the host's network, where nothing may be captured")
+		return because("network_mode", "it uses the host's network, where nothing may be captured")
 	case mode == "none":
-		return left("network_mode", "it has no network")
+		return because("network_mode", "it has no network")
 	case mode != "":
-		return left("network_mode", fmt.Sprintf("%s is a network outside the project", mode))
+		return because("network_mode", fmt.Sprintf("%s is a network outside the project", mode))
 	case uid == proxyID || gid == proxyID:
-		return left("user", fmt.Sprintf("user and group %s are the proxy's own, whose traffic is not captured", proxyID))
+		return because("user", fmt.Sprintf("user and group %s are the proxy's own, whose traffic is not captured", proxyID))
 	case svc.Isolation != "" && svc.Isolation != "default":
-		return left("isolation", "it is for Windows containers")
+		return because("isolation", "it is for Windows containers")
 	case svc.CredentialSpec != nil:
-		return left("credential_spec", "it is for Windows containers")
+		return because("credential_spec", "it is for Windows containers")
 	case strings.HasPrefix(svc.Platform, "windows"):
-		return left("platform", "it is a Windows container")
+		return because("platform", "it is a Windows container")
 	}
 	return nil
 }
@@ -195,22 +198,38 @@ var knownRuntimes = []string{"", "runc", "crun", "youki", "nvidia", "io.containe
 
 // unwise says why a service had better stay outside.
 func unwise(svc types.ServiceConfig) *Warning {
-	left := func(field, reason string) *Warning {
-		return &Warning{Service: svc.Name, Field: field, Reason: "left out of the mesh: " + reason}
-	}
+	because := func(field, reason string) *Warning { return &Warning{Service: svc.Name, Field: field, Reason: reason} }
 	if svc.Privileged {
-		return left("privileged", "a privileged container can remove the rules that capture its traffic, and those that can are mostly VPNs and firewalls")
+		return because("privileged", "a privileged container can remove the rules that capture its traffic, and those that can are mostly VPNs and firewalls")
 	}
 	for _, c := range svc.CapAdd {
 		switch strings.TrimPrefix(strings.ToUpper(c), "CAP_") {
 		case "NET_ADMIN", "ALL":
-			return left("cap_add", fmt.Sprintf("with %s it can remove the rules that capture its traffic, and services that ask for it are mostly VPNs and firewalls", c))
+			return because("cap_add", fmt.Sprintf("with %s it can remove the rules that capture its traffic, and services that ask for it are mostly VPNs and firewalls", c))
 		}
 	}
 	if !slices.Contains(knownRuntimes, path.Base(svc.Runtime)) && svc.Runtime != "" {
-		return left("runtime", fmt.Sprintf("the runtime %s may have a network stack of its own, where nothing can be captured", svc.Runtime))
+		return because("runtime", fmt.Sprintf("the runtime %s may have a network stack of its own, where nothing can be captured", svc.Runtime))
 	}
 	return nil
+}
+
+// beyond names what a joiner of owner's network can do to it, or wishes in vain.
+func beyond(svc types.ServiceConfig, owner string) []Warning {
+	var warnings []Warning
+	alone := svc
+	alone.NetworkMode = ""
+	for _, w := range []*Warning{impossible(alone), unwise(alone)} {
+		if w != nil {
+			w.Reason = fmt.Sprintf("it shares the network of %s, and %s", owner, w.Reason)
+			warnings = append(warnings, *w)
+		}
+	}
+	if svc.Labels[labels.Inject] == "false" {
+		warnings = append(warnings, Warning{Service: svc.Name, Field: "labels." + labels.Inject,
+			Reason: fmt.Sprintf("it shares the network of %s, so its traffic passes the mesh all the same", owner)})
+	}
+	return warnings
 }
 
 // beside names what of a meshed service's traffic does not pass the mesh.

@@ -144,16 +144,27 @@ func onPlanes() *yaml.Node {
 	return n
 }
 
-// gateway is the ingress gateway: a proxy in a container of its own, on every network with workloads.
-func (e *emitter) gateway() *yaml.Node {
-	var networks, published, ports []string
-	var known []mesh.Port
+// networksInMesh are the networks with workloads, sorted.
+func (e *emitter) networksInMesh() []string {
+	var names []string
 	for i := range e.plan.Workloads {
 		for name := range e.src.project.Services[e.plan.Workloads[i].Service].Networks {
-			networks = append(networks, name)
+			names = append(names, name)
 		}
 	}
-	slices.Sort(networks)
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// onlyInternal reports whether no network with workloads has a way out.
+func (e *emitter) onlyInternal() bool {
+	return !slices.ContainsFunc(e.networksInMesh(), func(name string) bool { return !e.src.project.Networks[name].Internal })
+}
+
+// gateway is the ingress gateway: a proxy in a container of its own, on every network with workloads.
+func (e *emitter) gateway() *yaml.Node {
+	var published, ports []string
+	var known []mesh.Port
 	for _, p := range e.cfg.Ingress {
 		port := strconv.Itoa(int(p.Gateway))
 		published = append(published, p.Host+":"+port)
@@ -164,7 +175,7 @@ func (e *emitter) gateway() *yaml.Node {
 	}
 	n := e.dataPlane(e.cfg.LogLevel, unique(ports))
 	add(n, "restart", "unless-stopped")
-	add(n, "networks", unique(networks))
+	add(n, "networks", e.networksInMesh())
 	add(n, "ports", published)
 	// Ports below 1024 need no privilege then; engines from version 20.10 set it by themselves.
 	add(n, "sysctls", mapping("net.ipv4.ip_unprivileged_port_start", "0"))

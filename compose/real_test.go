@@ -1,3 +1,5 @@
+//go:build suites
+
 package compose
 
 import (
@@ -17,9 +19,6 @@ import (
 // Compose and the engine accept and create all that inject writes. Whether the mesh works is test/'s to prove.
 func TestRealUp(t *testing.T) {
 	const placeholder = "debian:bookworm-slim"
-	if testing.Short() {
-		t.Skip("starts containers")
-	}
 	if err := exec.Command("docker", "image", "inspect", placeholder).Run(); err != nil {
 		t.Skipf("it needs a Docker engine that has %s", placeholder)
 	}

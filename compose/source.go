@@ -144,7 +144,7 @@ func (s *Source) selectFiles(flags []string, env types.Mapping) error {
 			return fmt.Errorf("read compose file: %w", err)
 		}
 		override := s.discovered && i > 0 // Compose takes one override file only: the first that is the user's
-		switch _, ours := readHeader(content); {
+		switch _, ours := ReadHeader(content); {
 		case ours:
 			s.Ours = append(s.Ours, path)
 		case !override || !hidden:

@@ -16,7 +16,7 @@ func (r *Result) Write() (changed bool, err error) {
 		return false, errors.New("write: the output has no path: it was made for standard output")
 	}
 	for _, path := range append(r.obsolete, r.Path) {
-		if _, err := readOurs(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := checkOurs(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
 	}
@@ -68,20 +68,20 @@ var (
 	ErrEdited  = errors.New("it was edited since meshctl wrote it")
 )
 
-// readOurs reads a file that meshctl wrote and nobody edited.
-func readOurs(path string) (Header, error) {
+// checkOurs returns nil for a file that meshctl wrote and nobody edited.
+func checkOurs(path string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return Header{}, fmt.Errorf("read %s: %w", path, err)
+		return fmt.Errorf("read %s: %w", path, err)
 	}
-	h, ours := readHeader(content)
+	h, ours := ReadHeader(content)
 	switch {
 	case !ours:
-		return h, fmt.Errorf("%s: %w, so it stays as it is: name another output with -o", path, ErrNotOurs)
+		return fmt.Errorf("%s: %w, so it stays as it is: name another output with -o", path, ErrNotOurs)
 	case h.Edited(content):
-		return h, fmt.Errorf("%s: %w: move your changes to a compose file of your own and delete this one", path, ErrEdited)
+		return fmt.Errorf("%s: %w: move your changes to a compose file of your own and delete this one", path, ErrEdited)
 	}
-	return h, nil
+	return nil
 }
 
 // Uninject removes the files of the project that meshctl wrote, and returns their paths: those that opts
@@ -95,7 +95,7 @@ func Uninject(opts Options) ([]string, error) {
 	candidates := unique(append(s.Ours, filepath.Join(home, autoOutput), filepath.Join(home, meshOutput)))
 	var remove []string
 	for _, path := range candidates {
-		switch _, err := readOurs(path); {
+		switch err := checkOurs(path); {
 		case err == nil:
 			remove = append(remove, path)
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrNotOurs):
