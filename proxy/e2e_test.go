@@ -147,6 +147,7 @@ func TestPlainTextFromOutside(t *testing.T) {
 	if code, body := get(t, httpClient(t, m.direct(webIP), "127.0.0.99"), "http://web.example/x"); code != http.StatusOK || body != `GET web.example /x ""` {
 		t.Errorf("%d %q", code, body)
 	}
+	m.server.log.await(t, `"GET /x HTTP/1.1" 200`)
 	r, _ := m.server.recorder.Report()
 	if len(r.HTTP) != 1 || r.HTTP[0].Labels.SecurityPolicy != "none" || r.HTTP[0].Labels.Source.Workload != "" {
 		t.Errorf("report %+v", r.HTTP)

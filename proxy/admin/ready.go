@@ -48,21 +48,15 @@ func (r *Readiness) Set(condition, reason string) {
 	}
 }
 
-// Reasons says why the proxy is not ready, sorted; none where it is.
-func (r *Readiness) Reasons() []string {
-	reasons, _ := r.state()
-	return reasons
-}
-
-func (r *Readiness) state() ([]string, <-chan struct{}) {
+// State says why the proxy is not ready, sorted, or nothing where it is. changed is closed when that is no longer so.
+func (r *Readiness) State() (reasons []string, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []string
 	for condition, reason := range r.reasons {
-		out = append(out, condition+": "+reason)
+		reasons = append(reasons, condition+": "+reason)
 	}
-	slices.Sort(out)
-	return out, r.changed
+	slices.Sort(reasons)
+	return reasons, r.changed
 }
 
 // Wait is a health check that blocks, so that it costs a process every half minute instead of every second. It
@@ -74,7 +68,7 @@ func (r *Readiness) Wait(ctx context.Context, wait time.Duration) []string {
 	defer timer.Stop()
 	wasReady := false
 	for {
-		reasons, changed := r.state()
+		reasons, changed := r.State()
 		switch {
 		case len(reasons) == 0 && r.firstTold():
 			return nil
@@ -86,9 +80,9 @@ func (r *Readiness) Wait(ctx context.Context, wait time.Duration) []string {
 		select {
 		case <-changed:
 		case <-timer.C:
-			return r.Reasons()
+			return reasons
 		case <-ctx.Done():
-			return r.Reasons()
+			return reasons
 		}
 	}
 }
@@ -105,7 +99,7 @@ func (r *Readiness) firstTold() bool {
 
 // ServeHTTP answers GET /healthz/ready: 200, or 503 with the reasons, one a line. With ?wait=25s it answers as Wait.
 func (r *Readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	reasons := r.Reasons()
+	reasons, _ := r.State()
 	if s := req.URL.Query().Get("wait"); s != "" {
 		wait, err := time.ParseDuration(s)
 		if err != nil || wait < 0 || wait > maxWait {

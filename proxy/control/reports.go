@@ -38,7 +38,7 @@ func (c *Client) pushReports(ctx context.Context) error {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewellGrace)
 	defer cancel()
-	if err := push(last); err != nil {
+	if err := push(last); err != nil && !state.failed {
 		c.cfg.Log.Warn("the last report did not reach mixer", "error", err)
 	}
 	return nil
