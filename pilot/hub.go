@@ -51,23 +51,32 @@ func newHub(log *slog.Logger) *hub {
 	return &hub{log: log, proxies: map[string]*proxy{}}
 }
 
-// update takes a new view into force and wakes the streams of those proxies whose snapshot it changes.
+// update takes a new view into force and wakes the streams of those proxies whose snapshot it changes. Between two
+// proxies it lets go of the hub, so that the first get theirs while the last are compiled for.
 func (h *hub) update(index *compile.Index, facts *mesh.Facts, revision uint64) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.index, h.facts, h.revision = index, facts, revision
+	workloads := slices.Sorted(maps.Keys(h.proxies))
+	h.mu.Unlock()
 	problems := map[string]bool{}
-	for _, workload := range slices.Sorted(maps.Keys(h.proxies)) {
-		p := h.proxies[workload]
-		if len(p.streams) == 0 {
-			if index.Workload(workload) == nil {
-				delete(h.proxies, workload) // neither runs nor calls
-			}
-			continue
-		}
-		h.compile(workload, p, problems)
+	for _, workload := range workloads {
+		h.refresh(workload, problems)
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.report(slices.Sorted(maps.Keys(problems)))
+}
+
+func (h *hub) refresh(workload string, problems map[string]bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.proxies[workload]
+	switch {
+	case len(p.streams) > 0:
+		h.compile(workload, p, problems)
+	case h.index.Workload(workload) == nil:
+		delete(h.proxies, workload) // it neither runs nor calls
+	}
 }
 
 // compile makes the snapshot that p should have.

@@ -128,6 +128,10 @@ func TestConflicts(t *testing.T) {
 	if updated.GetUID() != created.GetUID() || updated.GetGeneration() != 2 || !updated.GetCreationTimestamp().Time.Equal(created.GetCreationTimestamp().Time) {
 		t.Errorf("updated object has metadata %v, want uid and creation of %v", updated.Object["metadata"], created.Object["metadata"])
 	}
+	same, err := c.Update(ctx, updated.DeepCopy(), metav1.UpdateOptions{})
+	if err != nil || same.GetResourceVersion() != updated.GetResourceVersion() {
+		t.Errorf("an update that changes nothing led from %s to %s, %v", updated.GetResourceVersion(), same.GetResourceVersion(), err)
+	}
 	stale := object(t, "v3")
 	stale.SetResourceVersion(created.GetResourceVersion())
 	if _, err := c.Update(ctx, stale, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
@@ -151,6 +155,31 @@ func TestConflicts(t *testing.T) {
 	}
 	if err := c.Delete(ctx, "reviews", metav1.DeleteOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("second delete: %v, want NotFound", err)
+	}
+}
+
+// A server-side apply of what is applied already changes nothing.
+func TestApplyAgain(t *testing.T) {
+	server, _ := newServer(t)
+	c := client(t, server.URL)
+	options := metav1.ApplyOptions{FieldManager: "test"}
+	first, err := c.Apply(t.Context(), "reviews", object(t, "v1"), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := c.Apply(t.Context(), "reviews", object(t, "v1"), options)
+	if err != nil || again.GetResourceVersion() != first.GetResourceVersion() {
+		t.Errorf("a second apply led from %s to %s, %v", first.GetResourceVersion(), again.GetResourceVersion(), err)
+	}
+	without := object(t, "v1")
+	route := without.Object["spec"].(map[string]any)["http"].([]any)[0].(map[string]any)["route"].([]any)[0].(map[string]any)
+	delete(route["destination"].(map[string]any), "subset")
+	last, err := c.Apply(t.Context(), "reviews", without, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := last.MarshalJSON(); err != nil || strings.Contains(string(raw), `"subset"`) {
+		t.Errorf("what is no longer applied is still there: %s, %v", raw, err)
 	}
 }
 

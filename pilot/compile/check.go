@@ -63,7 +63,7 @@ func (c *compiler) checkHosts(o *api.Object, vs *networking.VirtualService) {
 			c.problem(o, path, "no workload serves "+host)
 		}
 		for _, other := range c.virtualServices {
-			if other.Meta.UID == o.Meta.UID && other.String() == o.String() {
+			if other == o {
 				break // the others are younger
 			}
 			spec := other.Spec.(*networking.VirtualService)

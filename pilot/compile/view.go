@@ -33,6 +33,7 @@ type Index struct {
 	facts       mesh.Facts
 	trustDomain string
 	workloads   map[string]*mesh.Workload // by name
+	sorted      []*mesh.Workload          // by name
 
 	// In order of creation, the oldest first: where two claim the same host, the first wins.
 	virtualServices  []*api.Object
@@ -46,6 +47,9 @@ func New(v View) *Index {
 	for i := range v.Facts.Workloads {
 		w := &v.Facts.Workloads[i]
 		x.workloads[w.Name] = w
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.workloads)) {
+		x.sorted = append(x.sorted, x.workloads[name])
 	}
 	for _, o := range slices.SortedFunc(slices.Values(v.Intent), byCreation) {
 		switch o.Kind.Kind {
@@ -76,8 +80,7 @@ func (x *Index) reachable(w *mesh.Workload) []*mesh.Workload {
 		networks[a.Network] = true
 	}
 	var found []*mesh.Workload
-	for _, name := range slices.Sorted(maps.Keys(x.workloads)) {
-		other := x.workloads[name]
+	for _, other := range x.sorted {
 		if other == w || slices.ContainsFunc(other.Addresses, func(a mesh.Address) bool { return networks[a.Network] }) {
 			found = append(found, other)
 		}
