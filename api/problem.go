@@ -40,7 +40,7 @@ func (p Path) String() string {
 }
 
 // Problem is one thing that is wrong with an object.
-type Problem struct {
+type Problem struct { //nolint:errname // it is what people are told, and an error besides
 	// Cause is the machine's word for it, as it stands in a Kubernetes Status.
 	Cause  metav1.CauseType
 	Path   Path
@@ -56,7 +56,7 @@ func (p Problem) Error() string {
 }
 
 // Problems is everything that is wrong with an object.
-type Problems []Problem
+type Problems []Problem //nolint:errname // as Problem
 
 // Error joins the problems with "; ".
 func (ps Problems) Error() string {

@@ -100,7 +100,8 @@ func (h *hub) compile(workload string, p *proxy, problems map[string]bool) {
 			h.log.Error("encode snapshot", "workload", workload, "error", err)
 			return
 		}
-		p.status.Wanted, p.line = s.Version, append(line, '\n')
+		line = append(line, '\n')
+		p.status.Wanted, p.line = s.Version, line
 		for st := range p.streams {
 			st.notify()
 		}

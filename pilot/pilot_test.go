@@ -153,7 +153,7 @@ func unixClient(socket string, config *tls.Config) *http.Client {
 
 func start(t *testing.T) *harness {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pilot") // the path of a unix socket must be short
+	dir, err := os.MkdirTemp("", "pilot") //nolint:usetesting // the path of a unix socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}

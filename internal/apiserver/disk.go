@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -44,7 +45,7 @@ func Open(file string) (*Store, error) {
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, fmt.Errorf("store %s: another process holds it: stop that one, two can't share a store", file)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("store %s: %w: it must belong to uid %d", file, err, os.Getuid())
@@ -74,7 +75,7 @@ func openDisk(file string) (*disk, error) {
 	d := &disk{}
 	err := guarded(func() error {
 		db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: lockTimeout})
-		for _, damage := range []error{bbolt.ErrInvalid, bbolt.ErrChecksum, bbolt.ErrVersionMismatch} {
+		for _, damage := range []error{bbolterrors.ErrInvalid, bbolterrors.ErrChecksum, bbolterrors.ErrVersionMismatch} {
 			if errors.Is(err, damage) {
 				return fmt.Errorf("%w: %w", errCorrupt, err)
 			}

@@ -67,7 +67,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, res *resource, ve
 	st := &stream{r: r, res: res, version: version, sel: sel, table: format == formatTable, out: json.NewEncoder(w), flush: http.NewResponseController(w).Flush}
 	for _, e := range first {
 		if err := st.event(e); err != nil {
-			return nil //nolint:nilerr // the client went away
+			return nil // the client went away
 		}
 	}
 	bookmarks := query.Get("allowWatchBookmarks") == "true"

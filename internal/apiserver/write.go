@@ -123,7 +123,7 @@ func (wr *write) apply(w http.ResponseWriter, r *http.Request, code int, change 
 func (wr *write) next(current, o *unstructured.Unstructured, track tracker) (*unstructured.Unstructured, error) {
 	content := o.DeepCopy()
 	decoded, err := api.Decode(wr.server.cfg.Kinds, content.Object)
-	if err == nil && decoded.Kind != wr.resource.api {
+	if err == nil && decoded.Kind != wr.api {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the request is for %s, the object is a %s", wr.kind, decoded.Kind.Kind))
 	}
 	if err != nil {

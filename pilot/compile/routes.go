@@ -108,7 +108,7 @@ func (c *compiler) routes(o *api.Object, gateway string) []snapshot.Route {
 	routes := []snapshot.Route{}
 	for i, http := range vs.Http {
 		path := fmt.Sprintf("spec.http[%d]", i)
-		matches, applies := c.matches(http.Match, vs.Gateways, gateway, o.Meta.Namespace)
+		matches, applies := c.matches(http.Match, gateway, o.Meta.Namespace)
 		if !applies {
 			continue
 		}
@@ -125,7 +125,7 @@ func (c *compiler) routes(o *api.Object, gateway string) []snapshot.Route {
 
 // matches are the conditions of a rule that are left when those about the proxy itself are decided. None left means
 // that it matches everything; applies is false where it can never match here.
-func (c *compiler) matches(in []*networking.HTTPMatchRequest, gateways []string, gateway, namespace string) (out []snapshot.Match, applies bool) {
+func (c *compiler) matches(in []*networking.HTTPMatchRequest, gateway, namespace string) (out []snapshot.Match, applies bool) {
 	if len(in) == 0 {
 		return nil, true
 	}

@@ -66,7 +66,7 @@ func New(v View) *Index {
 
 // byCreation orders objects by age. What was created within one second is ordered by name, as Istio does.
 func byCreation(a, b *api.Object) int {
-	return cmp.Or(a.Meta.CreationTimestamp.Time.Compare(b.Meta.CreationTimestamp.Time),
+	return cmp.Or(a.Meta.CreationTimestamp.Compare(b.Meta.CreationTimestamp.Time),
 		cmp.Compare(a.Meta.Name, b.Meta.Name), cmp.Compare(a.Meta.Namespace, b.Meta.Namespace))
 }
 
