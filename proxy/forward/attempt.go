@@ -23,6 +23,7 @@ type attempt struct {
 	sentAt   time.Time
 	chunked  bool // the response's body, to the client
 	keep     bool
+	answered bool // a response has begun, if only with a 1xx
 }
 
 const (
@@ -111,7 +112,7 @@ func (a *attempt) send(anew bool) *fault {
 // stale reports whether the connection was closed by the peer before it took the request, and the request may be sent
 // again: only an idempotent one without a body (RFC 9110 section 9.2.2).
 func (a *attempt) stale(err error) bool {
-	if !a.up.Reused || a.up.Reader.Buffered() > 0 || a.s.req.Framing != http1.NoBody || a.s.pump.running {
+	if !a.up.Reused || a.answered || a.up.Reader.Buffered() > 0 || a.s.req.Framing != http1.NoBody || a.s.pump.running {
 		return false
 	}
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !isReset(err) {
@@ -179,6 +180,7 @@ func (a *attempt) awaitResponse() *fault {
 			}
 			continue
 		}
+		a.answered = true
 		s.x.UpstreamTime = time.Since(a.sentAt)
 		if s.resp.Status >= 200 {
 			return nil
@@ -323,7 +325,8 @@ func (a *attempt) finish(f *fault) outcome {
 		}
 		return aborted
 	}
-	if s.resp.KeepAlive && !unsent && s.pump.fault == nil {
+	// A connection on which an upgrade was refused is not trusted with other requests.
+	if s.resp.KeepAlive && !unsent && s.pump.fault == nil && !s.req.WebSocket {
 		a.endpoint.Done()
 		a.up.Keep(s.resp.IdleTimeout)
 		a.up = nil

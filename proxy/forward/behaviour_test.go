@@ -254,6 +254,34 @@ func TestStaleConnection(t *testing.T) {
 	}
 }
 
+// TestClosedAfterEarlyHints closes an idle connection that was taken, after a 1xx: the request was worked on, and is not
+// sent again.
+func TestClosedAfterEarlyHints(t *testing.T) {
+	o := scripted(t, func(_ int, c *rawConn) {
+		if _, _, err := c.request(); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		if _, _, err := c.request(); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n")
+		}
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: o.addr})
+	c := p.raw()
+	c.send(get)
+	c.response("GET")
+	c.send(get)
+	if resp, _ := c.response("GET"); resp.StatusCode != http.StatusEarlyHints {
+		t.Fatalf("status %d, want 103", resp.StatusCode)
+	}
+	if resp, _ := c.response("GET"); resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("status %d, want 503", resp.StatusCode)
+	}
+	if n := o.connections(); n != 1 {
+		t.Errorf("%d connections upstream, want 1", n)
+	}
+}
+
 // TestClosedWhileIdle has the upstream close after each response: no request may be lost on such a connection.
 func TestClosedWhileIdle(t *testing.T) {
 	closed := make(chan struct{}, 1)

@@ -115,6 +115,22 @@ func TestPairOfSidecars(t *testing.T) {
 	}
 }
 
+// TestPairKeepsToOneLimit sends as many fields both ways as one proxy admits: what the first adds must not make the second
+// refuse.
+func TestPairKeepsToOneLimit(t *testing.T) {
+	o := scripted(t, func(_ int, c *rawConn) {
+		if _, _, err := c.request(); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"+strings.Repeat("A: b\r\n", 99)+"\r\n")
+		}
+	})
+	p, _ := pair(t, serverID, o.addr)
+	c := p.raw()
+	c.send("GET / HTTP/1.1\r\nHost: server\r\n" + strings.Repeat("A: b\r\n", 99) + "\r\n")
+	if resp, body := c.response("GET"); resp.StatusCode != http.StatusOK {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+}
+
 func TestImposterGetsNothing(t *testing.T) {
 	var calls atomic.Int32
 	app := served(t, func(http.ResponseWriter, *http.Request) { calls.Add(1) })

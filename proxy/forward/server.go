@@ -55,7 +55,11 @@ const (
 )
 
 func newServer(ctx context.Context, e *Engine, conn net.Conn, c *exchange.Connection) *server {
-	s := &server{e: e, ctx: ctx, conn: conn, c: c, in: http1.NewReader(conn, e.cfg.Limits)}
+	limits := e.cfg.Limits
+	if c.Peer != "" {
+		limits = limits.Relayed()
+	}
+	s := &server{e: e, ctx: ctx, conn: conn, c: c, in: http1.NewReader(conn, limits)}
 	s.origin = origin{
 		direction: c.Direction,
 		dst:       netip.AddrPortFrom(c.OriginalDst.Addr().Unmap(), c.OriginalDst.Port()),

@@ -12,6 +12,15 @@ type Limits struct {
 	TargetBytes int // request target; default 8 KiB
 }
 
+// Relayed is what a message may be that another proxy of the mesh has passed on: it has been held to l there, and then
+// got some fields more.
+func (l Limits) Relayed() Limits {
+	l = l.withDefaults()
+	l.HeadBytes += 4 << 10
+	l.Fields += 10
+	return l
+}
+
 func (l Limits) withDefaults() Limits {
 	if l.HeadBytes == 0 {
 		l.HeadBytes = 60 << 10

@@ -67,9 +67,13 @@ func (p *pool) dial(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	limits := p.transport.cfg.Limits
+	if p.target.Identity != "" {
+		limits = limits.Relayed()
+	}
 	c := &Conn{
 		Conn:   raw,
-		Reader: http1.NewReader(raw, p.transport.cfg.Limits),
+		Reader: http1.NewReader(raw, limits),
 		Local:  addrPort(raw.LocalAddr()),
 		Remote: p.target.Addr,
 		TLS:    p.target.Identity != "",
