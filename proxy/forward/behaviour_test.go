@@ -535,7 +535,7 @@ func TestDrain(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, "ok")
 	})
-	p := start(t, options{direction: exchange.Outbound, dst: addr})
+	p := start(t, options{direction: exchange.Outbound, dst: addr, timeouts: forward.Timeouts{Drain: 20 * time.Millisecond}})
 	waiting, working := p.raw(), p.raw()
 	waiting.send(get)
 	waiting.response("GET")
@@ -553,6 +553,23 @@ func TestDrain(t *testing.T) {
 	late.send(get)
 	if resp, _ := late.response("GET"); !resp.Close {
 		t.Error("a response on a new connection does not say close")
+	}
+}
+
+// TestDrainLosesNoRequest sends a request on a connection that was idle as the drain began.
+func TestDrainLosesNoRequest(t *testing.T) {
+	addr := served(t, func(http.ResponseWriter, *http.Request) {})
+	p := start(t, options{direction: exchange.Outbound, dst: addr, timeouts: forward.Timeouts{Drain: 10 * time.Second}})
+	idle, fresh := p.raw(), p.raw()
+	idle.send(get)
+	idle.response("GET")
+	p.engine.Drain()
+	for _, c := range []*rawConn{idle, fresh} {
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+		if resp, _ := c.response("POST"); resp.StatusCode != http.StatusOK || !resp.Close {
+			t.Errorf("got %d, close %v", resp.StatusCode, resp.Close)
+		}
+		c.expectClosed()
 	}
 }
 

@@ -24,6 +24,9 @@ type Timeouts struct {
 	Idle time.Duration
 	// StreamIdle is how long an exchange may go without a byte in either direction; default 5 min, as Envoy's.
 	StreamIdle time.Duration
+	// Drain is how long a connection without a request may still bring one once the engine drains; default 1 s. Closed
+	// at once, it would meet the request of a client that has just sent one and may not send it again.
+	Drain time.Duration
 }
 
 // Config configures an Engine. All fields but Limits and Timeouts are required.
@@ -52,7 +55,7 @@ func New(cfg Config) *Engine {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&t.Header, 10 * time.Second}, {&t.Idle, time.Hour}, {&t.StreamIdle, 5 * time.Minute}} {
+	}{{&t.Header, 10 * time.Second}, {&t.Idle, time.Hour}, {&t.StreamIdle, 5 * time.Minute}, {&t.Drain, time.Second}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}
@@ -91,12 +94,8 @@ func (e *Engine) Connections() int {
 	return len(e.conns)
 }
 
-// drainGrace is how long a connection without any request yet may still bring one while the engine drains: its client
-// has dialled and not been told.
-const drainGrace = time.Second
-
-// Drain ends every connection that waits for its next request, and each other one after the exchange it is in, whose
-// response says Connection: close. It returns at once.
+// Drain ends every connection after the exchange it is in or the next one, whose response says Connection: close, and
+// those that bring no request any more after Timeouts.Drain. It returns at once.
 func (e *Engine) Drain() {
 	e.draining.Store(true)
 	e.mu.Lock()

@@ -49,8 +49,7 @@ type server struct {
 
 // States of a connection, for Drain.
 const (
-	fresh int32 = iota // no request has come yet
-	idle               // waits for the next request
+	idle int32 = iota // waits for a request
 	busy
 )
 
@@ -73,13 +72,10 @@ func newServer(ctx context.Context, e *Engine, conn net.Conn, c *exchange.Connec
 	return s
 }
 
-// wake interrupts a wait for a request, since the engine drains.
+// wake cuts a wait for a request short, since the engine drains.
 func (s *server) wake() {
-	switch s.state.Load() {
-	case idle:
-		_ = s.conn.SetReadDeadline(past)
-	case fresh:
-		_ = s.conn.SetReadDeadline(time.Now().Add(drainGrace))
+	if s.state.Load() == idle {
+		_ = s.conn.SetReadDeadline(time.Now().Add(s.e.cfg.Timeouts.Drain))
 	}
 }
 
@@ -113,17 +109,11 @@ func (s *server) serve() error {
 // await waits for a request's head and parses it. A fault is the client's, to be answered; an error ends the
 // connection without a word.
 func (s *server) await() (*fault, error) {
-	if s.state.Load() == busy {
-		s.state.Store(idle)
-	}
-	limit := s.e.cfg.Timeouts.Idle
-	if s.e.draining.Load() && s.state.Load() == fresh {
-		limit = drainGrace
-	}
-	s.extendRead(time.Now(), limit)
+	s.state.Store(idle)
+	s.extendRead(time.Now(), s.e.cfg.Timeouts.Idle)
 	// After the state and the deadline: Drain either finds us idle, or is seen here.
-	if s.e.draining.Load() && s.state.Load() == idle && s.in.Buffered() == 0 {
-		return nil, io.EOF
+	if s.e.draining.Load() {
+		s.extendRead(time.Now(), s.e.cfg.Timeouts.Drain)
 	}
 	head := false // its first byte has come, and its own deadline is set
 	for {
