@@ -213,6 +213,9 @@ func TestDiscoveryClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if doc, err := d.OpenAPISchema(); err != nil || doc.GetSwagger() != "2.0" {
+		t.Errorf("OpenAPI v2 is %v, %v", doc, err)
+	}
 	_, lists, err := d.ServerGroupsAndResources()
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+
+	openapiv2 "github.com/google/gnostic-models/openapiv2"
+	"google.golang.org/protobuf/proto"
 )
 
 // object is a JSON object in the making.
@@ -34,7 +37,28 @@ func (s *Server) routeOpenAPI() {
 	s.mux.HandleFunc("GET /openapi/v3", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, object{"paths": paths})
 	})
+	s.mux.HandleFunc("GET /openapi/v2", s.openAPIv2)
 }
+
+// openAPIv2 is for a kubectl before 1.27, which can't do without it: it describes no kind, so that such a kubectl
+// checks none itself and leaves that to the server.
+func (s *Server) openAPIv2(w http.ResponseWriter, r *http.Request) {
+	const protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+	if !strings.Contains(r.Header.Get("Accept"), protobuf) {
+		writeJSON(w, http.StatusOK, object{"swagger": "2.0", "info": object{"title": title, "version": s.cfg.Version}, "paths": object{}})
+		return
+	}
+	raw, err := proto.Marshal(&openapiv2.Document{Swagger: "2.0", Info: &openapiv2.Info{Title: title, Version: s.cfg.Version}, Paths: &openapiv2.Paths{}})
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", strings.Replace(protobuf, "@", ".", 1)) // "@" is no valid media type, and only asked for
+	_, _ = w.Write(raw)
+}
+
+// title is the name of the API in its own description.
+const title = "Composure"
 
 func (s *Server) openAPI(group, version string) object {
 	schemas, paths := object{}, object{}
@@ -64,7 +88,7 @@ func (s *Server) openAPI(group, version string) object {
 		paths[many+"/{name}"] = object{"get": op("get"), "put": op("put"), "patch": op("patch"), "delete": op("delete")}
 	}
 	return object{
-		"openapi": "3.0.0", "info": object{"title": "Composure", "version": s.cfg.Version},
+		"openapi": "3.0.0", "info": object{"title": title, "version": s.cfg.Version},
 		"paths": paths, "components": object{"schemas": schemas},
 	}
 }
