@@ -89,7 +89,8 @@ spec:
 		t.Errorf("meshctl apply says %q", out)
 	}
 	kubectl("delete", "-f", "route.yaml")
-	for got := ""; got != "delete server"; got = next(t, events) {
+	for got := ""; got != "delete server"; {
+		got = next(t, events)
 	}
 	if r := p.tryMeshctl("get", "vs", "server"); r.code != 3 || !strings.Contains(r.stderr, "not found") {
 		t.Errorf("meshctl get of what was deleted: exit %d, %s; want 3 and not found", r.code, r.stderr)

@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -96,8 +98,7 @@ func (p *project) cleanup() {
 	if p.t.Failed() {
 		p.dump(ctx)
 	}
-	args := append(compose[1:], "--project-name", p.name, "--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
-	cmd := exec.CommandContext(ctx, compose[0], args...)
+	cmd := composeCommand(ctx, "--project-name", p.name, "--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
 	cmd.Dir = p.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		p.t.Errorf("take project %s down: %v\n%s", p.name, err, out)
@@ -123,6 +124,11 @@ func (p *project) dump(ctx context.Context) {
 	}
 }
 
+// composeCommand is docker compose with args.
+func composeCommand(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, compose[0], slices.Concat(compose[1:], args)...)
+}
+
 // result is the outcome of a program.
 type result struct {
 	stdout, stderr string
@@ -131,7 +137,11 @@ type result struct {
 
 func (p *project) run(ctx context.Context, name string, args ...string) result {
 	p.t.Helper()
-	cmd := exec.CommandContext(ctx, name, args...)
+	return p.runCommand(exec.CommandContext(ctx, name, args...))
+}
+
+func (p *project) runCommand(cmd *exec.Cmd) result {
+	p.t.Helper()
 	cmd.Dir = p.dir
 	cmd.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+p.name)
 	var stdout, stderr bytes.Buffer
@@ -139,7 +149,7 @@ func (p *project) run(ctx context.Context, name string, args ...string) result {
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		p.t.Fatalf("%s %s: %v", name, strings.Join(args, " "), err)
+		p.t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
 	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
@@ -162,7 +172,15 @@ func (p *project) tryCompose(args ...string) result {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 3*time.Minute)
 	defer cancel()
-	return p.run(ctx, compose[0], append(compose[1:], args...)...)
+	return p.runCommand(composeCommand(ctx, args...))
+}
+
+// composeAfter is compose for a cleanup, where the test's own context has ended.
+func (p *project) composeAfter(args ...string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	p.must(p.runCommand(composeCommand(ctx, args...)), "docker compose", args)
 }
 
 // meshctl runs meshctl in the project and returns its stdout; it must succeed.
@@ -213,7 +231,7 @@ func (p *project) up(args ...string) {
 // published is the host address of a service's published port.
 func (p *project) published(service string, port int) string {
 	p.t.Helper()
-	out := strings.TrimSpace(p.compose("port", service, fmt.Sprint(port)))
+	out := strings.TrimSpace(p.compose("port", service, strconv.Itoa(port)))
 	_, hostPort, ok := strings.Cut(out, ":")
 	if !ok {
 		p.t.Fatalf("port %d of %s: docker compose port says %q", port, service, out)

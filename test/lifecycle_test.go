@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -114,7 +115,7 @@ func TestProxyReplacement(t *testing.T) {
 	wg.Go(func() {
 		// New connections, one after the other, from inside the client's container.
 		script := `ok=0; bad=0; while [ ! -e /tmp/stop ]; do if curl -sS -m 20 --fail -o /dev/null http://server:8000/hostname; then ok=$((ok+1)); else bad=$((bad+1)); fi; done; echo "$ok $bad"`
-		out = p.run(ctx, compose[0], append(compose[1:], "exec", "-T", "client", "sh", "-c", script)...)
+		out = p.runCommand(composeCommand(ctx, "exec", "-T", "client", "sh", "-c", script))
 	})
 	for range 2 {
 		p.compose("up", "--detach", "--no-deps", "--force-recreate", "--wait", "server-mesh-proxy")
@@ -179,11 +180,11 @@ func (g *protection) look(p *project) {
 		if err != nil || info.State.Pid == 0 {
 			continue
 		}
-		out, err := exec.CommandContext(ctx, "nsenter", "-t", fmt.Sprint(info.State.Pid), "-n", "iptables-save", "-t", "nat").CombinedOutput()
+		out, err := exec.CommandContext(ctx, "nsenter", "-t", strconv.Itoa(info.State.Pid), "-n", "iptables-save", "-t", "nat").CombinedOutput()
 		if err != nil {
 			continue // it has just ended
 		}
-		legacy, _ := exec.CommandContext(ctx, "nsenter", "-t", fmt.Sprint(info.State.Pid), "-n", "iptables-legacy-save", "-t", "nat").CombinedOutput()
+		legacy, _ := exec.CommandContext(ctx, "nsenter", "-t", strconv.Itoa(info.State.Pid), "-n", "iptables-legacy-save", "-t", "nat").CombinedOutput()
 		g.seen++
 		if rules := string(out) + string(legacy); !strings.Contains(rules, "15001") || !strings.Contains(rules, "15006") {
 			if again, err := engine.ContainerInspect(ctx, app.ID); err == nil && again.State.Pid == info.State.Pid {

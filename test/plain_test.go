@@ -124,7 +124,7 @@ func TestPlain(t *testing.T) {
 
 	noted := func(url, text string) {
 		t.Helper()
-		resp, err := http.Post("http://"+url+"/notes", "text/plain", strings.NewReader(text)) //nolint:noctx // bounded by the test
+		resp, err := http.Post("http://"+url+"/notes", "text/plain", strings.NewReader(text))
 		if err != nil {
 			t.Fatalf("post a note: %v", err)
 		}

@@ -11,13 +11,15 @@ import (
 	"github.com/composure-mesh/composure/internal/cli"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	env, err := cli.System()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "meshctl:", err)
-		os.Exit(1)
+		return 1
 	}
-	os.Exit(cli.Run(ctx, env, os.Args[1:])) //nolint:gocritic // the process ends here; nothing is left to release
+	return cli.Run(ctx, env, os.Args[1:])
 }

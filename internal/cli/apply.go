@@ -104,13 +104,14 @@ func (c *resourceClient) apply(ctx context.Context, d document, dryRun bool) (ve
 		var current unstructured.Unstructured
 		err = c.send(ctx, k, http.MethodGet, path, nil, nil, &current.Object)
 		var status *apiError
-		if errors.As(err, &status) && status.code == http.StatusNotFound {
+		switch {
+		case errors.As(err, &status) && status.code == http.StatusNotFound:
 			verb, err = "created", c.send(ctx, k, http.MethodPost, k.path(d.object.GetNamespace(), "")+query, nil, d.object.Object, nil)
-		} else if err != nil {
+		case err != nil:
 			return "", err
-		} else if unchanged(&current, d.object) {
+		case unchanged(&current, d.object):
 			return "unchanged", nil
-		} else {
+		default:
 			next := d.object.DeepCopy()
 			next.SetResourceVersion(current.GetResourceVersion())
 			verb, err = "configured", c.send(ctx, k, http.MethodPut, path+query, nil, next.Object, nil)
@@ -180,7 +181,7 @@ func expand(path string) ([]string, error) {
 const maxFile = 16 << 20
 
 func readFile(env *Env, path string) ([]byte, error) {
-	var r io.Reader = env.In
+	r := env.In
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {

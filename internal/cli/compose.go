@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
@@ -60,10 +61,16 @@ func newInject(env *Env) *cobra.Command {
 	return c
 }
 
+// minCertLifetime is the least that citadel takes.
+const minCertLifetime = time.Minute
+
 func runInject(ctx context.Context, env *Env, o *injectOptions) error {
 	tags, err := images.CarriedTags()
 	if err != nil {
 		return err
+	}
+	if d := o.config.CertLifetime; d != 0 && d < minCertLifetime {
+		return withCode(exitUsage, fmt.Errorf("--cert-lifetime is %s, want at least %s", d, minCertLifetime))
 	}
 	o.config.Version, o.config.SandboxTag = tags.Version, tags.Sandbox
 	for _, v := range o.ingress {
@@ -103,7 +110,7 @@ func runInject(ctx context.Context, env *Env, o *injectOptions) error {
 // loadForInject loads the images. Writing the override needs no engine, so an engine that can't be reached is a
 // word, not an error: up would say the same again.
 func loadForInject(ctx context.Context, env *Env) {
-	if _, err := loadImages(ctx, env); err != nil {
+	if err := loadImages(ctx, env); err != nil {
 		env.talk("note: the mesh's images are not loaded yet: %v\nnote: run `meshctl images load` when the engine is there", err)
 	}
 }

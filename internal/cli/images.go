@@ -16,8 +16,7 @@ func newImages(env *Env) *cobra.Command {
 		Short: "Load the images that the engine lacks",
 		Args:  args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			_, err := loadImages(c.Context(), env)
-			return err
+			return loadImages(c.Context(), env)
 		},
 	}, &cobra.Command{
 		Use:   "list",
@@ -45,14 +44,14 @@ func engineImages(ctx context.Context, env *Env) (*images.Set, error) {
 	return images.For(engine.Arch)
 }
 
-func loadImages(ctx context.Context, env *Env) (*images.Set, error) {
+func loadImages(ctx context.Context, env *Env) error {
 	engine, err := env.Engine(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	set, err := images.For(engine.Arch)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return set, engine.LoadImages(ctx, set, func(ref string) { env.talk("loaded image %s", ref) })
+	return engine.LoadImages(ctx, set, func(ref string) { env.talk("loaded image %s", ref) })
 }

@@ -163,7 +163,7 @@ func describeMatches(matches []snapshot.Match) string {
 	if len(matches) == 0 {
 		return "*"
 	}
-	var any []string
+	var alternatives []string
 	for _, m := range matches {
 		var all []string
 		for _, f := range []struct {
@@ -183,9 +183,9 @@ func describeMatches(matches []snapshot.Match) string {
 		if m.Port != 0 {
 			all = append(all, fmt.Sprintf("port=%d", m.Port))
 		}
-		any = append(any, strings.Join(all, " and "))
+		alternatives = append(alternatives, strings.Join(all, " and "))
 	}
-	return strings.Join(any, " or ")
+	return strings.Join(alternatives, " or ")
 }
 
 func describeHeader(prefix string, h snapshot.HeaderMatch) string {
@@ -211,7 +211,7 @@ func describeString(m *snapshot.StringMatch) string {
 }
 
 func describeDestinations(destinations []snapshot.Destination) string {
-	var all []string
+	var targets []string
 	for _, d := range destinations {
 		name := d.Service
 		if d.Subset != "" {
@@ -223,9 +223,9 @@ func describeDestinations(destinations []snapshot.Destination) string {
 		if len(destinations) > 1 {
 			name += fmt.Sprintf(" (%d)", d.Weight)
 		}
-		all = append(all, name)
+		targets = append(targets, name)
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(targets, ", ")
 }
 
 func clusterRows(s *snapshot.Snapshot) (header []string, rows [][]string) {

@@ -25,15 +25,14 @@ type Engine struct {
 // Connect finds the engine by DOCKER_HOST, DOCKER_CONTEXT or the current context of the docker command, in
 // this order, and asks for its architecture.
 func Connect(ctx context.Context, getenv func(string) string) (*Engine, error) {
-	opts := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
+	opts := []client.Opt{client.FromEnv}
 	if getenv("DOCKER_HOST") == "" {
-		more, err := contextOpts(configDir(getenv), getenv("DOCKER_CONTEXT"))
-		if err != nil {
+		var err error
+		if opts, err = contextOpts(configDir(getenv), getenv("DOCKER_CONTEXT")); err != nil {
 			return nil, err
 		}
-		opts = append(more, client.WithAPIVersionNegotiation())
 	}
-	c, err := client.NewClientWithOpts(opts...)
+	c, err := client.NewClientWithOpts(append(opts, client.WithAPIVersionNegotiation())...)
 	if err != nil {
 		return nil, fmt.Errorf("docker engine: %w", err)
 	}

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -61,7 +62,7 @@ func (e *Engine) load(ctx context.Context, set *images.Set, c images.Component) 
 	}
 	have, err := e.has(ctx, set.Ref(c.Name), set.Content(c))
 	if err == nil && !have {
-		err = fmt.Errorf("the engine did not take it (%v)", werr)
+		err = errors.Join(errors.New("the engine did not take it"), werr)
 	}
 	return err
 }

@@ -119,7 +119,7 @@ func (s *Set) Archive(w io.Writer, c Component) error {
 	if err != nil {
 		return fmt.Errorf("layer of %s: %w", c.Name, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // an embedded file: there is nothing to lose
 	gz, err := gzip.NewReader(f)
 	if err != nil {
 		return fmt.Errorf("layer of %s: %w", c.Name, err)
