@@ -16,7 +16,7 @@ func bigProject(n int) string {
 	var yaml strings.Builder
 	yaml.WriteString("services:\n")
 	for i := range n {
-		fmt.Fprintf(&yaml, `  svc%[1]d:
+		fmt.Fprintf(&yaml, `  svc%03[1]d:
     image: "registry/svc:${TAG:-1}"
     ports: ["%[2]d:8080"]
     networks: {net%[3]d: {aliases: [alias%[1]d]}}
@@ -25,7 +25,7 @@ func bigProject(n int) string {
     volumes: ["./data:/data"]
 `, i, 10000+i, i%10)
 		if i > 0 {
-			fmt.Fprintf(&yaml, "    depends_on: [svc%d]\n", i/4)
+			fmt.Fprintf(&yaml, "    depends_on: [svc%03d]\n", i/4)
 		}
 	}
 	yaml.WriteString("networks:\n")

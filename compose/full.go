@@ -22,7 +22,7 @@ func (s *Source) flatten(ctx context.Context, version, dir string, override []by
 	if err != nil {
 		return nil, fmt.Errorf("flatten the project: %w", err)
 	}
-	model, err := loader.LoadModelWithContext(ctx, config, raw, s.named)
+	model, err := loader.LoadModelWithContext(ctx, config, raw, s.called)
 	if err != nil {
 		return nil, fmt.Errorf("flatten the project: %w", err)
 	}
@@ -99,7 +99,7 @@ func fullBody(model map[string]any) *yaml.Node {
 
 // loadTyped loads other files as this project.
 func (s *Source) loadTyped(ctx context.Context, config types.ConfigDetails) (*types.Project, error) {
-	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.named)
+	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.called)
 	if err != nil {
 		return nil, err
 	}

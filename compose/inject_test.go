@@ -392,8 +392,11 @@ networks: {n: , default: }
 
 // TestParts: a project of several parts comes out of merge as it comes out of Compose.
 func TestParts(t *testing.T) {
-	if !checkProject(t, "big", bigProject(2*partSize+1)) {
-		t.Error("the project was not injected")
+	outside := strings.Replace(bigProject(4*partSize+1), "image:", "labels: {composure.inject: \"false\"}\n    image:", 2*partSize)
+	for name, yaml := range map[string]string{"big": bigProject(2*partSize + 1), "outside": outside} {
+		if !checkProject(t, name, yaml) {
+			t.Errorf("%s: the project was not injected", name)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package compose
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"path/filepath"
 	"runtime"
@@ -21,47 +20,91 @@ const partSize = 25
 // merge loads the project together with an override as Compose does: the override's own bytes over the model of
 // the files before it. It goes part by part, and the parts come together for the checks of the whole.
 func (s *Source) merge(ctx context.Context, override []byte) (*types.Project, error) {
-	blocks, volumes := split(override)
-	services := s.services()
-	parts := slices.Collect(slices.Chunk(services, partSize))
+	blocks, rest := split(override)
+	names := slices.Collect(slices.Chunk(s.services(), partSize))
+	parts := make([]part, len(names))
+	seen := map[string]bool{}
+	for i := range parts {
+		parts[i] = s.part(names[i], blocks, seen)
+	}
+	last := &parts[len(parts)-1] // takes what belongs to no service of the user's, and all that is no service
+	last.model = maps.Clone(s.model)
+	for _, n := range slices.Sorted(maps.Keys(blocks)) {
+		last.content += blocks[n]
+	}
+	last.content += rest
 	models := make([]map[string]any, len(parts))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	seen := map[string]bool{}
-	for i, names := range parts {
-		var content strings.Builder
-		content.WriteString(bodyStart)
-		for _, name := range names {
-			content.WriteString(blocks[name])
-			for _, n := range []string{sandboxOf(name), proxyOf(name)} {
-				if block, ok := blocks[n]; ok {
-					content.WriteString(novel(block, seen))
-				}
-				delete(blocks, n)
-			}
-			delete(blocks, name)
-		}
-		if i == len(parts)-1 { // what belongs to no service of the user's
-			for _, n := range slices.Sorted(maps.Keys(blocks)) {
-				content.WriteString(blocks[n])
-			}
-		}
-		content.WriteString(volumes)
+	for i := range parts {
 		group.Go(func() (err error) {
-			models[i], err = s.mergePart(ctx, names, content.String())
+			models[i], err = s.mergePart(ctx, &parts[i])
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	whole := models[0]
-	all, _ := whole["services"].(map[string]any)
-	for _, m := range models[1:] {
-		part, _ := m["services"].(map[string]any)
-		maps.Copy(all, part)
+	whole := models[len(models)-1]
+	services := map[string]any{}
+	for _, m := range models {
+		merged, _ := m["services"].(map[string]any)
+		maps.Copy(services, merged)
 	}
+	whole["services"] = services
 	return s.typed(whole)
+}
+
+// part is a part of the override and what it is merged over.
+type part struct {
+	model    map[string]any            // without its services
+	services map[string]map[string]any // the fields that the override names, of the services that it names
+	content  string
+}
+
+// part takes the blocks of some services out of blocks.
+func (s *Source) part(names []string, blocks map[string]string, seen map[string]bool) part {
+	p := part{services: map[string]map[string]any{}, model: map[string]any{}}
+	var content strings.Builder
+	content.WriteString(bodyStart)
+	for _, name := range names {
+		p.services[name] = nil
+		if block, ok := blocks[name]; ok {
+			p.services[name] = s.named(name, block)
+			content.WriteString(block)
+		}
+		for _, n := range []string{sandboxOf(name), proxyOf(name)} {
+			if block, ok := blocks[n]; ok {
+				content.WriteString(novel(block, seen))
+			}
+			delete(blocks, n)
+		}
+		delete(blocks, name)
+	}
+	p.content = content.String()
+	return p
+}
+
+// named are the fields of a service of the user's that its block in the override names: merging touches no other.
+func (s *Source) named(service, block string) map[string]any {
+	fields := map[string]any{}
+	for line := range strings.Lines(block) {
+		if key, ok := strings.CutPrefix(line, "    "); ok && key[0] != ' ' {
+			key, _, _ = strings.Cut(key, ":")
+			if v, ok := s.modelService(service)[key]; ok {
+				fields[key] = v
+			} else {
+				fields[key] = nil
+			}
+		}
+	}
+	return fields
+}
+
+func (s *Source) modelService(name string) map[string]any {
+	services, _ := s.model["services"].(map[string]any)
+	service, _ := services[name].(map[string]any)
+	return service
 }
 
 // split takes a file that encode wrote apart: the text of each service, by name, and what follows services. A
@@ -136,28 +179,50 @@ func fieldEnd(block string) int {
 	return end
 }
 
-// mergePart merges the override's text for some services over their model.
-func (s *Source) mergePart(ctx context.Context, names []string, content string) (map[string]any, error) {
-	base := maps.Clone(s.model)
-	all, _ := s.model["services"].(map[string]any)
-	part := map[string]any{}
-	for _, n := range names {
-		part[n] = all[n]
+// mergePart merges the override's text over a part of the model, and gives the services their other fields back.
+func (s *Source) mergePart(ctx context.Context, p *part) (map[string]any, error) {
+	services := map[string]any{}
+	for name, fields := range p.services {
+		if fields == nil {
+			continue
+		}
+		base := map[string]any{"image": "any"} // a service without anything is none
+		for k, v := range fields {
+			if v != nil {
+				base[k] = v
+			}
+		}
+		services[name] = base
 	}
-	base["services"] = part
+	p.model["services"] = services
 	config := types.ConfigDetails{
 		WorkingDir:  s.config.WorkingDir,
 		Environment: maps.Clone(s.config.Environment), // the loader writes to it
 		ConfigFiles: []types.ConfigFile{
-			{Filename: s.Files[0], Config: clone(base, escape)}, // it is resolved a second time
-			{Filename: filepath.Join(s.Dir, meshOutput), Content: []byte(content)},
+			{Filename: s.Files[0], Config: clone(p.model, escape)}, // it is resolved a second time
+			{Filename: filepath.Join(s.Dir, meshOutput), Content: []byte(p.content)},
 		},
 	}
-	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.named, func(o *loader.Options) {
-		o.ResolvePaths = false // they are resolved, and the override has none
-	})
-	if err != nil {
-		return nil, fmt.Errorf("merge the override of services %s to %s: %w", names[0], names[len(names)-1], err)
+	model := map[string]any{"services": map[string]any{}}
+	if p.content != bodyStart { // else the override has nothing to say to any of them
+		var err error
+		if model, err = loader.LoadModelWithContext(ctx, config, resolved, s.called, func(o *loader.Options) {
+			o.ResolvePaths = false // they are resolved, and the override has none
+		}); err != nil {
+			return nil, err
+		}
+	}
+	merged, _ := model["services"].(map[string]any)
+	for name, fields := range p.services {
+		whole := clone(s.modelService(name), verbatim)
+		after, _ := merged[name].(map[string]any)
+		for k := range fields {
+			delete(whole, k)
+			if v, ok := after[k]; ok {
+				whole[k] = v
+			}
+		}
+		merged[name] = whole
 	}
 	return model, nil
 }

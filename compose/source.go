@@ -213,7 +213,7 @@ func (s *Source) load(ctx context.Context, name string) error {
 	group.Go(func() (err error) {
 		config := s.config
 		config.Environment = maps.Clone(config.Environment) // the loader writes to it
-		if s.raw, err = loader.LoadModelWithContext(ctx, config, raw, s.named); err != nil {
+		if s.raw, err = loader.LoadModelWithContext(ctx, config, raw, s.called); err != nil {
 			return fmt.Errorf("load the compose project without resolving its variables: %w", err)
 		}
 		return nil
@@ -221,8 +221,8 @@ func (s *Source) load(ctx context.Context, name string) error {
 	return group.Wait()
 }
 
-// named gives a load the project's name.
-func (s *Source) named(o *loader.Options) { o.SetProjectName(s.Name, true) }
+// called gives a load the project's name.
+func (s *Source) called(o *loader.Options) { o.SetProjectName(s.Name, true) }
 
 // typed is the last step of Compose's loading: defaults, types, and the check of all references. It takes model
 // over.
@@ -232,7 +232,7 @@ func (s *Source) typed(model map[string]any) (*types.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	return loader.ModelToProject(model, loader.ToOptions(&s.config, []func(*loader.Options){resolved, s.named}), s.config)
+	return loader.ModelToProject(model, loader.ToOptions(&s.config, []func(*loader.Options){resolved, s.called}), s.config)
 }
 
 // resolved are the load options of the model that decisions are made on. Env files are not opened: what they
