@@ -7,6 +7,9 @@ meshctl=../../bin/meshctl
 read -ra compose <<<"${COMPOSE:-docker compose}"
 url=http://localhost:30080/productpage
 
+# Readers come through the gateway; productpage's own port is any free one, so that it is never in the way.
+export BOOKINFO_PORT=${BOOKINFO_PORT:-0}
+
 up() {
   "$meshctl" compose inject --ingress 30080
   "${compose[@]}" up --detach --quiet-pull --wait
@@ -42,7 +45,9 @@ down() {
     "${compose[@]}" down --volumes --remove-orphans --timeout 5
   fi
   [ ! -x "$meshctl" ] || "$meshctl" compose uninject
-  docker images --format '{{.Repository}}:{{.Tag}}' | grep -E '^(composure|composure-example)/' | xargs -r docker rmi --force >/dev/null
+  # Images that another mesh still uses stay.
+  docker images --format '{{.Repository}}:{{.Tag}}' | { grep -E '^(composure|composure-example)/' || true; } |
+    while read -r image; do docker rmi "$image" >/dev/null 2>&1 || true; done
   rm -rf ../../dist/bookinfo
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/filters"
 
 	"github.com/composure-mesh/composure/internal/images"
 	"github.com/composure-mesh/composure/mesh/labels"
@@ -28,6 +29,11 @@ func (e *Engine) LoadImages(ctx context.Context, set *images.Set, loaded func(re
 			return fmt.Errorf("load image %s: %w", ref, err)
 		}
 		loaded(ref)
+	}
+	// A tag that moved leaves its old image without a name.
+	_, err := e.ImagesPrune(ctx, filters.NewArgs(filters.Arg("dangling", "true"), filters.Arg("label", labels.Content)))
+	if err != nil {
+		return fmt.Errorf("remove replaced images: %w", err)
 	}
 	return nil
 }
