@@ -259,6 +259,7 @@ func (h *hub) status(resources []status.Resource) status.Report {
 	for i := range r.Resources {
 		r.Resources[i].Proxies = connected
 	}
+	slices.SortFunc(r.Resources, func(a, b status.Resource) int { return cmp.Compare(a.Resource, b.Resource) })
 	slices.SortFunc(r.Proxies, func(a, b status.Proxy) int { return cmp.Compare(a.Workload, b.Workload) })
 	return r
 }

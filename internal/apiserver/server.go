@@ -38,7 +38,7 @@ type View struct {
 	Columns    []ViewColumn
 }
 
-// ViewColumn is one column between NAME and AGE.
+// ViewColumn is one column behind NAME.
 type ViewColumn struct {
 	Name string
 	Cell func(*unstructured.Unstructured) any

@@ -29,7 +29,10 @@ func makeTable(r *http.Request, res *resource, meta metav1.ListMeta, items []*un
 	for _, c := range res.columns {
 		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: c.name, Type: "string", Description: c.description})
 	}
-	t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: "Age", Type: "date", Description: "The time since the object was made"})
+	aged := res.api != nil // what is derived has no time of its own
+	if aged {
+		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: "Age", Type: "date", Description: "The time since the object was made"})
+	}
 	for _, o := range items {
 		raw, err := rowObject(r.URL.Query().Get("includeObject"), o)
 		if err != nil {
@@ -39,7 +42,9 @@ func makeTable(r *http.Request, res *resource, meta metav1.ListMeta, items []*un
 		for _, c := range res.columns {
 			row.Cells = append(row.Cells, c.cell(o))
 		}
-		row.Cells = append(row.Cells, table.ConvertToHumanReadableDateType(o.GetCreationTimestamp()))
+		if aged {
+			row.Cells = append(row.Cells, table.ConvertToHumanReadableDateType(o.GetCreationTimestamp()))
+		}
 		t.Rows = append(t.Rows, row)
 	}
 	return t, nil
