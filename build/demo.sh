@@ -12,7 +12,7 @@ export BOOKINFO_PORT=${BOOKINFO_PORT:-0}
 
 up() {
   "$meshctl" compose inject --ingress 30080
-  "${compose[@]}" up --detach --quiet-pull --wait
+  "${compose[@]}" --progress quiet up --detach --wait
   "$meshctl" apply -f mesh/bookinfo-gateway.yaml -f mesh/destination-rule-all.yaml
   echo -n "waiting for $url "
   for _ in $(seq 60); do
@@ -42,7 +42,7 @@ EOF
 
 down() {
   if [ -e compose.override.yaml ]; then
-    "${compose[@]}" down --volumes --remove-orphans --timeout 5
+    "${compose[@]}" --progress quiet down --volumes --remove-orphans --timeout 5
   fi
   [ ! -x "$meshctl" ] || "$meshctl" compose uninject
   # Images that another mesh still uses stay.
