@@ -236,9 +236,8 @@ func (a *attempt) slow() *fault {
 	if !time.Now().Before(until) {
 		return &streamIdle
 	}
-	if err := a.up.SetReadDeadline(until); err != nil {
-		return upstreamClosed()
-	}
+	// Where the pump has closed the connection already, the next read says so.
+	_ = a.up.SetReadDeadline(until)
 	return nil
 }
 

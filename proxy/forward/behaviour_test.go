@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,6 +19,9 @@ import (
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/forward"
+	"github.com/composure-mesh/composure/proxy/proxytest"
+	"github.com/composure-mesh/composure/proxy/table"
+	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 const get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -570,6 +574,31 @@ func TestDrainLosesNoRequest(t *testing.T) {
 			t.Errorf("got %d, close %v", resp.StatusCode, resp.Close)
 		}
 		c.expectClosed()
+	}
+}
+
+type panics struct{ discard }
+
+func (panics) Exchange(*exchange.Exchange) { panic("broken invariant") }
+
+// TestPanicEndsOneConnection breaks an exchange: its connection ends, the log says why, and others go on.
+func TestPanicEndsOneConnection(t *testing.T) {
+	tab, err := table.Build(&snapshot.Snapshot{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	e := forward.New(forward.Config{
+		Table: func() *table.Table { return tab }, Transport: upstream.New(upstream.Config{}), Recorder: panics{},
+		Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	near, far := proxytest.Pair(t)
+	_, _ = io.WriteString(near, "nonsense\r\n\r\n")
+	if err := e.ServeHTTP1(context.Background(), far, &exchange.Connection{}); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(log.String(), "broken invariant") || e.Connections() != 0 {
+		t.Errorf("%d connections are left, log: %s", e.Connections(), log.String())
 	}
 }
 

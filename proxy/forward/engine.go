@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,11 +69,20 @@ func New(cfg Config) *Engine {
 // connections do; exchanges are told of in the record, not here.
 func (e *Engine) ServeHTTP1(ctx context.Context, conn net.Conn, c *exchange.Connection) error {
 	s := newServer(ctx, e, conn, c)
+	defer e.rescue(s)
 	e.add(s)
 	defer e.remove(s)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	return s.serve()
+}
+
+// rescue ends a connection whose exchange broke an invariant of ours, and no other.
+func (e *Engine) rescue(s *server) {
+	if r := recover(); r != nil {
+		e.cfg.Log.Error("panic in an http connection", "remote", s.origin.remote, "original_destination", s.origin.dst, "panic", r, "stack", string(debug.Stack()))
+		_ = s.conn.Close()
+	}
 }
 
 func (e *Engine) add(s *server) {

@@ -57,6 +57,7 @@ func (s *server) stopPump() {
 func (s *server) pumping(up *upstream.Conn, upload bool) {
 	p := &s.pump
 	defer func() { p.done <- struct{}{} }()
+	defer s.e.rescue(s)
 	if upload {
 		f, failed := s.upload(up)
 		if f != nil {

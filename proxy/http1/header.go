@@ -53,15 +53,6 @@ func (h Header) First(k Kind) (value []byte, ok bool) {
 	return nil, false
 }
 
-// Named calls yield with the value of each field of the given lower-case name until it returns false.
-func (h Header) Named(name string, yield func(value []byte) bool) {
-	for i := range h {
-		if EqualFold(h[i].Name, name) && !yield(h[i].Value) {
-			return
-		}
-	}
-}
-
 // EqualFold reports whether b is lower, which must be in lower case, in any case. ASCII only.
 func EqualFold(b []byte, lower string) bool {
 	if len(b) != len(lower) {

@@ -20,7 +20,6 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 	}
 	b := builder{
 		t: &Table{
-			version:  s.Version,
 			byIP:     map[netip.Addr]*Workload{},
 			byID:     map[string]*Workload{},
 			services: map[string]*Service{},

@@ -15,7 +15,6 @@ import (
 // Table answers where to send things. It is immutable, except for the balancers and connections behind its
 // clusters, which it takes over from the table before.
 type Table struct {
-	version  string
 	self     *Workload
 	byIP     map[netip.Addr]*Workload
 	byID     map[string]*Workload // identity, where one workload alone holds it
@@ -51,9 +50,6 @@ type VirtualHost struct {
 	Service *Service
 	Routes  *route.Routes
 }
-
-// Version is the snapshot's.
-func (t *Table) Version() string { return t.version }
 
 // Self is the workload whose proxy this is; nil before there is a snapshot.
 func (t *Table) Self() *Workload { return t.self }
@@ -169,11 +165,8 @@ func (t *Table) Protocol(dst netip.AddrPort) mesh.Protocol {
 	return mesh.WellKnownProtocol(dst.Port())
 }
 
-// Names of clusters that are no service's.
-const (
-	PassthroughCluster        = "PassthroughCluster"
-	InboundPassthroughCluster = "InboundPassthroughCluster"
-)
+// PassthroughCluster is Istio's name of what is outside the mesh.
+const PassthroughCluster = "PassthroughCluster"
 
 // InboundCluster is Istio's name of our own application at a port.
 func InboundCluster(port uint16) string { return upstream.ClusterName("inbound", port, "", "") }

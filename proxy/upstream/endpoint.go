@@ -63,13 +63,6 @@ func (e *Endpoint) Get(ctx context.Context, tr *Transport, port uint16, dedicate
 	return p.dial(ctx)
 }
 
-// CloseIdle closes the idle connections.
-func (e *Endpoint) CloseIdle() {
-	for _, p := range e.state.pools.all() {
-		p.closeIdle()
-	}
-}
-
 func (e *Endpoint) pool(tr *Transport, port uint16) *pool {
 	m := &e.state.pools
 	if p, ok := m.get(port); ok {

@@ -170,16 +170,6 @@ func (p *pool) sweep() {
 	}
 }
 
-func (p *pool) closeIdle() {
-	p.mu.Lock()
-	idle := p.idle
-	p.idle = nil
-	p.mu.Unlock()
-	for _, c := range idle {
-		c.Discard()
-	}
-}
-
 // quietCheck returns a check that nothing has arrived on an idle connection: no byte and no end. It looks at the socket
 // without taking anything from it, and without touching deadlines.
 func quietCheck(conn net.Conn) func() bool {

@@ -52,15 +52,3 @@ func (m *portMap[V]) add(port uint16, v V) V {
 	m.list.Store(&next)
 	return v
 }
-
-func (m *portMap[V]) all() []V {
-	list := m.list.Load()
-	if list == nil {
-		return nil
-	}
-	vs := make([]V, len(*list))
-	for i, e := range *list {
-		vs[i] = e.value
-	}
-	return vs
-}

@@ -158,16 +158,3 @@ func (tr *Transport) forget(addr netip.AddrPort, e *Endpoint) {
 		delete(tr.plain, addr)
 	}
 }
-
-// CloseIdle closes every idle connection of plain endpoints. Those of clusters end by their idle timeout.
-func (tr *Transport) CloseIdle() {
-	tr.mu.Lock()
-	all := make([]*Endpoint, 0, len(tr.plain))
-	for _, e := range tr.plain {
-		all = append(all, e)
-	}
-	tr.mu.Unlock()
-	for _, e := range all {
-		e.CloseIdle()
-	}
-}
