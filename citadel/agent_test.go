@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +50,8 @@ type world struct {
 	mu   sync.Mutex
 	down map[string]error // by socket
 	tls  identity.Source  // citadel's identity; nil is its own
+	// tamper stands between agents and the keeper, if set
+	tamper func(http.Handler) http.Handler
 }
 
 func newWorld(t *testing.T, lifetime time.Duration) *world {
@@ -123,6 +128,9 @@ func (w *world) dial(_ context.Context, socket string) (net.Conn, error) {
 	}
 	client, server := bufferedPipe()
 	handler := w.keeper.Handler()
+	if socket == "keeper" && w.tamper != nil {
+		handler = w.tamper(handler)
+	}
 	if socket == "citadel" {
 		var src identity.Source = w.citadel.self
 		if w.tls != nil {
@@ -364,6 +372,18 @@ func TestAgentReplacesABadState(t *testing.T) {
 			i := strings.Index(string(b), `"chain"`)
 			return append(b[:i:i], `"chain":""}`...)
 		},
+		"another's key": func(b []byte) []byte {
+			var state map[string]string
+			if err := json.Unmarshal(b, &state); err != nil {
+				panic(err)
+			}
+			state["key"] = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8(t, p256(t))}))
+			b, err := json.Marshal(state)
+			if err != nil {
+				panic(err)
+			}
+			return b
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -443,6 +463,27 @@ func TestAgentRefusesAnImpostor(t *testing.T) {
 		}
 		want := "peer is spiffe://cluster.local/ns/default/sa/web, want [spiffe://cluster.local/ns/composure-system/sa/citadel]"
 		if got := a.Reason(); !strings.Contains(got, want) {
+			t.Errorf("reason is %q, want %q", got, want)
+		}
+	})
+}
+
+func TestAgentWantsWhatWasAttested(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, time.Hour)
+		w.tamper = func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				rec := httptest.NewRecorder()
+				h.ServeHTTP(rec, r)
+				_, _ = io.WriteString(rw, strings.Replace(rec.Body.String(), `/sa/web"`, `/sa/api"`, 1)) // a lost answer fails the test below
+			})
+		}
+		a := w.agent("", mesh.RoleProxy)
+		defer run(t, a)()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		want := "citadel's certificate is for spiffe://cluster.local/ns/default/sa/web, want spiffe://cluster.local/ns/default/sa/api"
+		if got := a.Reason(); a.Current() != nil || !strings.Contains(got, want) {
 			t.Errorf("reason is %q, want %q", got, want)
 		}
 	})

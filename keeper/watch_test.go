@@ -241,3 +241,20 @@ func TestWatchIgnoresStrangers(t *testing.T) {
 		}
 	})
 }
+
+// What happened while the stream was cut is not known, so everything is asked again.
+func TestWatchAsksAgainAfterACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, workloadBoxes("web", "172.20.0.3")...)
+		_, stream := w.settle()
+		before := w.engine.inspections()
+		stream.cut <- errEngine
+		w.after(time.Second)
+		if n := w.engine.inspections() - before; n != 3 {
+			t.Errorf("%d containers inspected after a cut, want all 3", n)
+		}
+		if len(w.engine.streams) != 1 {
+			t.Errorf("%d new streams, want 1", len(w.engine.streams))
+		}
+	})
+}

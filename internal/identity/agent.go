@@ -237,11 +237,11 @@ func (a *Agent) refresh(ctx context.Context) error {
 	return nil
 }
 
-// due reports whether h must be replaced: half of its life is over, the clock has left its life, or the roots no
-// longer verify it. Times are compared by the wall clock: Go's timers stand still while a laptop sleeps.
+// due reports whether h must be replaced: half of its life is over, or it does not verify now, because the roots
+// are others or the clock has left its life. Times are compared by the wall clock: Go's timers stand still while a
+// laptop sleeps.
 func (a *Agent) due(h *held) bool {
-	now := wallClock()
-	return !now.Before(a.renewAt) || h.material.Valid(now) != nil || a.verifies(h) != nil
+	return !wallClock().Before(a.renewAt) || a.verifies(h) != nil
 }
 
 func (a *Agent) publish(h *held) {
