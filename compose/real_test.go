@@ -51,7 +51,14 @@ func TestRealUp(t *testing.T) {
 		}
 		return string(out)
 	}
-	t.Cleanup(func() { compose("down", "-v", "-t", "0", "--remove-orphans") })
+	t.Cleanup(func() {
+		compose("down", "-v", "-t", "0", "--remove-orphans")
+		for _, v := range []string{runVolume, pilotVolume, citadelVolume} { // the plain project does not know them
+			if out, err := exec.Command("docker", "volume", "rm", filepath.Base(dir)+"_"+v).CombinedOutput(); err != nil {
+				t.Errorf("remove the volume: %v\n%s", err, out)
+			}
+		}
+	})
 	compose("up", "-d")
 	checkRunning(t, compose)
 

@@ -1,0 +1,162 @@
+package compose
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"gopkg.in/yaml.v3"
+
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+// networks are the service's networks as written, with the names on each that the service's own container would
+// have answered to, and its names in the mesh.
+func (e *emitter) networks(w *Workload) *yaml.Node {
+	svc := e.src.project.Services[w.Service]
+	written, _ := e.field(w.Service, "networks").(map[string]any)
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for _, name := range slices.Sorted(maps.Keys(svc.Networks)) {
+		settings, _ := written[name].(map[string]any)
+		resolved := svc.Networks[name]
+		if resolved == nil {
+			resolved = &types.ServiceNetworkConfig{}
+		}
+		var aliases []string
+		if resolved.ServiceNameAliasEnabled() {
+			aliases = append(aliases, w.Service)
+		}
+		for _, name := range w.Services { // without the user's own aliases, which belong to one network
+			if isMeshName(svc, name) {
+				aliases = append(aliases, name)
+			}
+		}
+		aliases = append(aliases, e.containerName(w.Service))
+		if own, ok := settings["aliases"].([]any); ok {
+			for _, a := range own {
+				aliases = append(aliases, fmt.Sprint(a))
+			}
+		}
+		node := mapping("aliases", unique(aliases))
+		for _, k := range slices.Sorted(maps.Keys(settings)) {
+			if k != "aliases" {
+				add(node, k, settings[k])
+			}
+		}
+		add(n, name, node)
+	}
+	return n
+}
+
+// isMeshName reports whether name comes from a label or from SERVICE_NAME and its like.
+func isMeshName(svc types.ServiceConfig, name string) bool {
+	if name == svc.Labels[labels.Service] || name == environment(svc, "SERVICE_NAME") {
+		return true
+	}
+	return slices.ContainsFunc(registratorPorts(svc), func(port uint16) bool {
+		return name == environment(svc, fmt.Sprintf("SERVICE_%d_NAME", port))
+	})
+}
+
+func unique(list []string) []string {
+	var out []string
+	for _, v := range list {
+		if !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// containerName is the DNS name that Docker gives a service's container.
+func (e *emitter) containerName(service string) string {
+	if name, ok := e.src.rawService(service)["container_name"].(string); ok {
+		return name
+	}
+	return projectName + "-" + service + "-1"
+}
+
+// sysctls splits the service's sysctls into those of the network namespace and the rest.
+func (e *emitter) sysctls(service string) (net, rest map[string]any) {
+	net, rest = map[string]any{}, map[string]any{}
+	put := func(key string, v any) {
+		if strings.HasPrefix(key, "net.") {
+			net[key] = v
+		} else {
+			rest[key] = v
+		}
+	}
+	switch written := e.field(service, "sysctls").(type) {
+	case map[string]any:
+		for k, v := range written {
+			put(k, v)
+		}
+	case []any:
+		for _, entry := range written {
+			k, v, _ := strings.Cut(fmt.Sprint(entry), "=")
+			put(k, v)
+		}
+	}
+	return net, rest
+}
+
+// portsNode writes ports and exposed ports as quoted strings, and long where a short form does not say it all.
+func portsNode(v any) *yaml.Node {
+	written, ok := v.([]any)
+	if !ok {
+		return nil
+	}
+	n := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, entry := range written {
+		if m, ok := entry.(map[string]any); ok {
+			n.Content = append(n.Content, portNode(m))
+		} else {
+			n.Content = append(n.Content, value(fmt.Sprint(entry)))
+		}
+	}
+	return n
+}
+
+func portNode(m map[string]any) *yaml.Node {
+	for k, v := range m {
+		switch k {
+		case "target":
+			if _, ok := v.(uint32); !ok {
+				if _, ok := v.(int); !ok {
+					return value(m)
+				}
+			}
+		case "mode":
+			if v != "ingress" {
+				return value(m)
+			}
+		case "host_ip":
+			if ip := fmt.Sprint(v); strings.ContainsAny(ip, ":$") || m["published"] == nil {
+				return value(m)
+			}
+		case "published":
+			if strings.ContainsAny(fmt.Sprint(v), "$:") {
+				return value(m)
+			}
+		case "protocol":
+			if v != "tcp" && v != "udp" {
+				return value(m)
+			}
+		default:
+			return value(m)
+		}
+	}
+	short := fmt.Sprint(m["target"])
+	if p := m["published"]; p != nil && p != "" {
+		short = fmt.Sprint(p) + ":" + short
+	}
+	if ip := m["host_ip"]; ip != nil && ip != "" {
+		short = fmt.Sprint(ip) + ":" + short
+	}
+	if m["protocol"] == "udp" {
+		short += "/udp"
+	}
+	return value(short)
+}
