@@ -31,7 +31,7 @@ func (s *Server) capture(ctx context.Context) error {
 	for {
 		held, err := s.acquire(ctx, current != nil)
 		if err != nil {
-			return nil //nolint:nilerr // ctx has ended: acquire does not give up before
+			return err // ctx's: acquire does not give up before
 		}
 		next := s.accept(held)
 		if current != nil {

@@ -13,7 +13,7 @@ import (
 // connections are the clients' connections under way. Its lock is taken when one begins, is decided on, or ends,
 // never by what passes on it.
 type connections struct {
-	ctx    context.Context // ends with closeAll
+	ctx    context.Context //nolint:containedctx // of every connection; ends with closeAll
 	cancel context.CancelFunc
 
 	mu     sync.Mutex

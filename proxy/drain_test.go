@@ -35,6 +35,7 @@ type load struct {
 // alive a request may cross with the proxy's close, which any HTTP/1 client has to reckon with: there the requests are
 // GET, which net/http then sends again (RFC 9112 section 9.3.1). On a fresh one every loss shows.
 func startLoad(t *testing.T, addr string, workers int, fresh bool) *load {
+	t.Helper()
 	l := &load{t: t}
 	for i := range workers {
 		c := httpClient(t, addr, "")

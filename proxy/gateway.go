@@ -20,7 +20,7 @@ type gateway struct {
 	mu        sync.Mutex
 	listeners map[uint16]*net.TCPListener
 	refused   map[uint16]bool // ports of the snapshot that could not be opened, told once
-	running   context.Context // nil before run
+	running   bool
 	loops     sync.WaitGroup
 	failed    chan error
 	bare      sync.Once // told that there is no Gateway yet
@@ -41,7 +41,8 @@ func (g *gateway) bind(ports []uint16) error {
 
 // open listens on a port. Before run nobody else is about; after that g.mu is held.
 func (g *gateway) open(port uint16) error {
-	ln, err := net.Listen("tcp", net.JoinHostPort(g.server.cfg.GatewayHost, strconv.Itoa(int(port))))
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(g.server.cfg.GatewayHost, strconv.Itoa(int(port))))
 	if err != nil {
 		return fmt.Errorf("gateway port %d: %w", port, err)
 	}
@@ -64,7 +65,7 @@ func (g *gateway) apply(snap *snapshot.Snapshot) {
 			continue
 		}
 		g.server.log.Info("opened the port of a Gateway; to reach it from outside, publish it", "port", port)
-		if g.running != nil {
+		if g.running {
 			g.accept(port)
 		}
 	}
@@ -73,7 +74,7 @@ func (g *gateway) apply(snap *snapshot.Snapshot) {
 // run accepts until ctx ends.
 func (g *gateway) run(ctx context.Context) error {
 	g.mu.Lock()
-	g.running = ctx
+	g.running = true
 	for port := range g.listeners {
 		g.accept(port)
 	}
@@ -92,7 +93,8 @@ func (g *gateway) run(ctx context.Context) error {
 func (g *gateway) accept(port uint16) {
 	ln := g.listeners[port]
 	g.loops.Go(func() {
-		err := listen.Accept(g.running, ln, func(c *net.TCPConn) { g.server.connections.start(g.server, c, g.serve) }, g.server.acceptFailing)
+		// Closing the listener ends the loop.
+		err := listen.Accept(context.Background(), ln, func(c *net.TCPConn) { g.server.connections.start(g.server, c, g.serve) }, g.server.acceptFailing)
 		if err != nil {
 			select {
 			case g.failed <- err:

@@ -146,6 +146,7 @@ type testMesh struct {
 }
 
 func newMesh(t *testing.T) *testMesh {
+	t.Helper()
 	m := &testMesh{t: t, ca: proxytest.NewCA(t)}
 	m.outbound, m.inbound = listenTCP(t, "0.0.0.0:0"), listenTCP(t, "0.0.0.0:0")
 	m.port = listen.AddrPort(m.inbound.Addr()).Port()

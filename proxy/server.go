@@ -157,7 +157,8 @@ func (s *Server) bind() error {
 		{s.cfg.ReadyAddr, ready},
 		{s.cfg.MetricsAddr, admin.Metrics(func() *report.Report { r, _ := s.recorder.Report(); return r })},
 	} {
-		ln, err := net.Listen("tcp", own.addr)
+		var lc net.ListenConfig
+		ln, err := lc.Listen(context.Background(), "tcp", own.addr)
 		if err != nil {
 			return fmt.Errorf("the proxy's own ports: %w", err)
 		}
@@ -235,11 +236,12 @@ func (s *Server) Run(ctx context.Context) error {
 		func(work context.Context) error {
 			context.AfterFunc(work, stopAccepting) // some other part has failed
 			err := accepting(accept)
-			if err == nil && ctx.Err() != nil {
-				s.drain(work)
-				stop()
+			if ctx.Err() == nil {
+				return err
 			}
-			return err
+			s.drain(work)
+			stop()
+			return nil
 		},
 	}
 	for _, h := range s.servers {

@@ -60,7 +60,7 @@ func (c *Client) streamSnapshots(ctx context.Context) error {
 	for ctx.Err() == nil {
 		got, err := c.stream(ctx, &state)
 		if ctx.Err() != nil {
-			break
+			return ctx.Err()
 		}
 		if got {
 			failures = 0

@@ -107,7 +107,7 @@ func (c *Conn) CloseWrite() error {
 	if hc, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return hc.CloseWrite()
 	}
-	return c.Conn.Close()
+	return c.Close()
 }
 
 // Reset closes c with RST where it is TCP: the client sees a refused connection instead of a polite end. So the end

@@ -104,12 +104,12 @@ func TestAcceptWaitsOutALackOfDescriptors(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Accept = %v, want nil at the end of its context", err)
 		}
-		want := []time.Duration{5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000}
+		want := []int64{5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000}
 		if told != 10 || len(l.waits) != len(want) {
 			t.Fatalf("told %d times, waited %v", told, l.waits)
 		}
 		for i := range want {
-			if l.waits[i] != want[i]*time.Millisecond {
+			if l.waits[i].Milliseconds() != want[i] {
 				t.Errorf("wait %d is %v, want %v ms", i, l.waits[i], want[i])
 			}
 		}

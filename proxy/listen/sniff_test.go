@@ -82,8 +82,8 @@ func TestClassify(t *testing.T) {
 }
 
 // clientHello is what crypto/tls sends.
-func clientHello(t testing.TB, conf *tls.Config) []byte {
-	t.Helper()
+func clientHello(tb testing.TB, conf *tls.Config) []byte {
+	tb.Helper()
 	client, server := net.Pipe()
 	go func() {
 		defer client.Close()
@@ -92,7 +92,7 @@ func clientHello(t testing.TB, conf *tls.Config) []byte {
 	buf := make([]byte, 64<<10)
 	n, err := server.Read(buf)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	_ = server.Close()
 	return buf[:n]

@@ -22,17 +22,17 @@ import (
 
 // CA issues identities.
 type CA struct {
-	t    testing.TB
+	tb   testing.TB
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 }
 
 // NewCA makes a root.
-func NewCA(t testing.TB) *CA {
-	t.Helper()
+func NewCA(tb testing.TB) *CA {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test root"}, IsCA: true, BasicConstraintsValid: true,
@@ -40,25 +40,25 @@ func NewCA(t testing.TB) *CA {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return &CA{t: t, key: key, cert: cert}
+	return &CA{tb: tb, key: key, cert: cert}
 }
 
 // Issue makes an identity that is good for an hour.
 func (ca *CA) Issue(id string) *identity.Material {
-	ca.t.Helper()
+	ca.tb.Helper()
 	sid, err := spiffeid.FromString(id)
 	if err != nil {
-		ca.t.Fatal(err)
+		ca.tb.Fatal(err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		ca.t.Fatal(err)
+		ca.tb.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), URIs: []*url.URL{sid.URL()},
@@ -67,11 +67,11 @@ func (ca *CA) Issue(id string) *identity.Material {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
 	if err != nil {
-		ca.t.Fatal(err)
+		ca.tb.Fatal(err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		ca.t.Fatal(err)
+		ca.tb.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
@@ -116,21 +116,23 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // Pair is two ends of a TCP connection over loopback, closed with the test.
-func Pair(t testing.TB) (dialled, accepted *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+func Pair(tb testing.TB) (dialled, accepted *net.TCPConn) {
+	tb.Helper()
+	var lc net.ListenConfig
+	ln, err := lc.Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
+	var d net.Dialer
+	c, err := d.DialContext(tb.Context(), "tcp", ln.Addr().String())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s, err := ln.Accept()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _, _ = c.Close(), s.Close() }) // tests close them, too
+	tb.Cleanup(func() { _, _ = c.Close(), s.Close() }) // tests close them, too
 	return c.(*net.TCPConn), s.(*net.TCPConn)
 }

@@ -261,10 +261,10 @@ func TestServerSpokeFirst(t *testing.T) {
 		act  func(*testing.T, *rig)
 		want bool
 	}{
-		"server":             {func(t *testing.T, r *rig) { send(t, r.far(), "220 ready") }, true},
-		"client":             {func(t *testing.T, r *rig) { send(t, r.client, "GET / HTTP/1.1\r\n") }, false},
-		"end of the client":  {func(t *testing.T, r *rig) { must(t, r.client.CloseWrite()) }, false},
-		"end of the server":  {func(t *testing.T, r *rig) { must(t, r.far().CloseWrite()) }, true},
+		"server":             {func(t *testing.T, r *rig) { t.Helper(); send(t, r.far(), "220 ready") }, true},
+		"client":             {func(t *testing.T, r *rig) { t.Helper(); send(t, r.client, "GET / HTTP/1.1\r\n") }, false},
+		"end of the client":  {func(t *testing.T, r *rig) { t.Helper(); must(t, r.client.CloseWrite()) }, false},
+		"end of the server":  {func(t *testing.T, r *rig) { t.Helper(); must(t, r.far().CloseWrite()) }, true},
 		"reset of the other": {func(_ *testing.T, r *rig) { listen.Reset(r.server) }, true},
 	} {
 		for _, secure := range []bool{false, true} {
