@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -48,7 +49,9 @@ func run(ctx context.Context, _ *slog.Logger, args []string) error {
 		return err
 	}
 	if len(args) > 0 {
-		if err := alone(&cfg, args); err != nil {
+		if err := alone(&cfg, args); errors.Is(err, flag.ErrHelp) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	} else if err := meshed(&cfg); err != nil {
@@ -173,7 +176,8 @@ func listener(name, value string) (*net.TCPListener, netip.AddrPort, error) {
 			return nil, dst, fmt.Errorf("--%s %q: destination: %w", name, value, err)
 		}
 	}
-	ln, err := net.Listen("tcp", at)
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", at)
 	if err != nil {
 		return nil, dst, fmt.Errorf("--%s %q: %w", name, value, err)
 	}
