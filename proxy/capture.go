@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/composure-mesh/composure/mesh"
@@ -136,7 +138,13 @@ func (s *Server) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) 
 		return nil, fmt.Errorf("dial %s: it leads nowhere", to)
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", to.String())
+	conn, err := d.DialContext(ctx, "tcp", to.String())
+	if other := s.table.Load().OtherFamily(ip); other.IsValid() && errors.Is(err, syscall.ECONNREFUSED) {
+		// Our own application may listen on one family alone. A client would find that out by a refused connection
+		// and take the other address of the name; with capture its connection to either succeeds.
+		return d.DialContext(ctx, "tcp", netip.AddrPortFrom(other, to.Port()).String())
+	}
+	return conn, err
 }
 
 // dialSession opens the upstream of a TCP session.

@@ -72,6 +72,11 @@ func workloadOf(w, viewer *mesh.Workload) snapshot.Workload {
 		Identity: w.Identity, PlainText: w.Identity != "" && !w.Meshed,
 		Service: w.CanonicalService(), Labels: w.Labels, Addresses: addressesOf(w, viewer),
 	}
+	for _, name := range w.Services {
+		out.Services = append(out.Services, fqdn(name, w.Namespace))
+	}
+	slices.Sort(out.Services)
+	out.Services = slices.Compact(out.Services)
 	out.Ports = portsOf([]*mesh.Workload{w})
 	return out
 }

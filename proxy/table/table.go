@@ -69,6 +69,21 @@ func (t *Table) Peer(remote netip.Addr, identity string) *snapshot.Workload {
 	return nil
 }
 
+// OtherFamily is the first address of our own workload that is of the other IP family than ip; invalid where ip is not
+// our own or there is none.
+func (t *Table) OtherFamily(ip netip.Addr) netip.Addr {
+	ip = ip.Unmap()
+	if t.self == nil || t.self.endpoints[ip] == nil {
+		return netip.Addr{}
+	}
+	for _, a := range t.self.Addresses {
+		if other, err := netip.ParseAddr(a); err == nil && other.Unmap().Is4() != ip.Is4() {
+			return other.Unmap()
+		}
+	}
+	return netip.Addr{}
+}
+
 // Service is the service of a fully qualified name, or nil.
 func (t *Table) Service(host string) *Service { return t.services[host] }
 
