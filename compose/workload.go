@@ -133,6 +133,9 @@ func serviceNames(svc types.ServiceConfig) []string {
 	for _, port := range registratorPorts(svc) {
 		put(environment(svc, fmt.Sprintf("SERVICE_%d_NAME", port)))
 	}
+	if app := svc.Labels["app"]; hasAlias(svc, app) {
+		put(app) // one version of several that share an alias, each labelled with it
+	}
 	put(svc.Name)
 	for _, network := range slices.Sorted(maps.Keys(svc.Networks)) {
 		if n := svc.Networks[network]; n != nil {
@@ -142,6 +145,15 @@ func serviceNames(svc types.ServiceConfig) []string {
 		}
 	}
 	return names
+}
+
+func hasAlias(svc types.ServiceConfig, name string) bool {
+	for _, n := range svc.Networks {
+		if n != nil && slices.Contains(n.Aliases, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func environment(svc types.ServiceConfig, key string) string {
