@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,7 @@ func runApply(ctx context.Context, env *Env, o *applyOptions) error {
 	if len(problems) > 0 {
 		return fmt.Errorf("nothing was written:\n%w", errors.Join(problems...))
 	}
+	slices.SortStableFunc(docs, func(a, b document) int { return cmp.Compare(rank(a.object), rank(b.object)) })
 	for _, d := range docs {
 		verb, err := client.apply(ctx, d, o.dryRun)
 		if err != nil {
@@ -86,6 +88,15 @@ func runApply(ctx context.Context, env *Env, o *applyOptions) error {
 		fmt.Fprintf(env.Out, "%s/%s %s\n", strings.ToLower(d.object.GetKind()), d.object.GetName(), verb)
 	}
 	return nil
+}
+
+// rank orders what is written at once: what is referred to comes before what refers to it, so that no proxy is
+// given a route to a subset that it does not know yet.
+func rank(u *unstructured.Unstructured) int {
+	if u.GetKind() == "VirtualService" {
+		return 1
+	}
+	return 0
 }
 
 // apply creates the object, or replaces what differs, and says which. A writer that came between is met by
