@@ -115,6 +115,7 @@ func TestBookinfo(t *testing.T) {
 
 // noPlainHTTP captures the project's bridge while requests pass.
 func noPlainHTTP(t *testing.T, p *project, gateway string) {
+	t.Helper()
 	bridge := must(engine.NetworkInspect(t.Context(), p.name+"_default", network.InspectOptions{}))
 	file := filepath.Join(t.TempDir(), "bridge.pcap")
 	dump := exec.CommandContext(t.Context(), "tcpdump", "-i", "br-"+bridge.ID[:12], "-s", "0", "-U", "--immediate-mode", "-Z", "root", "-w", file, "tcp and not port 15021")
@@ -175,6 +176,7 @@ func (n *notifier) Write(p []byte) (int, error) {
 }
 
 func identities(t *testing.T, p *project) {
+	t.Helper()
 	hops := []struct{ from, to string }{
 		{"istio-ingressgateway", "productpage-v1"},
 		{"productpage-v1", "details-v1"},
@@ -213,6 +215,7 @@ func identities(t *testing.T, p *project) {
 
 // routes applies the samples in the lecture's order, under load, and checks what each does.
 func routes(t *testing.T, p *project, gateway, with string) {
+	t.Helper()
 	server := ""
 	if with == "kubectl" {
 		server = apiProxy(t, p)
