@@ -1,0 +1,199 @@
+// Package heal brings workloads back that a restart has torn apart. A workload's proxy and application join the
+// network namespace of its sandbox, and nobody but the healer keeps them together: the engine starts joiners in no
+// order after its own restart and gives up for good those that came before their sandbox (moby#50326), and a sandbox
+// that is started again leaves them in the dead namespace of its former life.
+//
+// It starts a joiner only if its error names the join, and restarts one only if it runs and began before its
+// sandbox: what a user has stopped stays stopped.
+package heal
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/composure-mesh/composure/mesh"
+)
+
+// Container is what the healer knows about one container.
+type Container struct {
+	ID       string
+	Name     string
+	Service  string // of compose
+	Role     mesh.Role
+	Workload string
+	// OneOff is a `docker compose run`: whoever runs it looks after it.
+	OneOff bool
+	State  State
+	// Health is "", "starting", "healthy" or "unhealthy".
+	Health string
+	// Error is why the engine could not start the container the last time.
+	Error     string
+	StartedAt time.Time
+	// Ticks is when the main process began, in any unit since the machine did; 0 is unknown. Clocks are set back now
+	// and then, this is not.
+	Ticks uint64
+	// Stopping is true from the signal that tells it to end until it has: somebody is at it.
+	Stopping bool
+	// NetworkOf is the id of the container whose network namespace this one joins, "" if it has its own.
+	NetworkOf string
+}
+
+// State is a container's state in the engine's words.
+type State string
+
+// The states that matter here.
+const (
+	Created    State = "created"
+	Running    State = "running"
+	Paused     State = "paused"
+	Restarting State = "restarting"
+	Exited     State = "exited"
+)
+
+// Verb is what there is to do about a container.
+type Verb string
+
+// The verbs. Tell is for what only a user can repair.
+const (
+	Start   Verb = "start"
+	Restart Verb = "restart"
+	Tell    Verb = "tell"
+)
+
+// Action is something to do for one container, and why.
+type Action struct {
+	Verb      Verb
+	Container Container
+	Workload  string
+	Why       string
+	// Advice is what a user can do; empty unless the verb is Tell.
+	Advice string
+	// Hold is how long the reason must have stood: others repair, too, and what is being replaced is no defect.
+	Hold time.Duration
+}
+
+const (
+	// holdRestart lets `docker compose restart` of a sandbox restart its joiners by itself.
+	holdRestart = 2 * time.Second
+	// holdReady is how long an application is kept waiting for its proxy. Without a proxy it reaches nobody.
+	holdReady = 30 * time.Second
+	// holdTell is longer than Compose takes to replace a workload's containers one after the other.
+	holdTell = 15 * time.Second
+)
+
+// Plan says what there is to do about the containers of a mesh. It has no effects; equal containers in any order
+// give equal actions.
+func Plan(containers []Container) []Action {
+	byID := make(map[string]*Container, len(containers))
+	proxies := map[string]*Container{} // by the sandbox's id
+	for i := range containers {
+		c := &containers[i]
+		byID[c.ID] = c
+		if c.Role == mesh.RoleProxy && c.NetworkOf != "" {
+			proxies[c.NetworkOf] = c
+		}
+	}
+	var actions []Action
+	for i := range containers {
+		c := &containers[i]
+		if c.NetworkOf == "" || c.OneOff || c.Stopping {
+			continue
+		}
+		sandbox := byID[c.NetworkOf]
+		if sandbox == nil && c.Role == "" || sandbox != nil && (sandbox.Role != mesh.RoleSandbox || sandbox.Stopping) {
+			continue // it joins something that is not ours, or that is about to change
+		}
+		a, ok := decide(c, sandbox)
+		if !ok {
+			continue
+		}
+		if c.Role != mesh.RoleProxy && a.Verb != Tell {
+			a.Hold = max(a.Hold, waitFor(proxies[c.NetworkOf], sandbox))
+		}
+		actions = append(actions, a)
+	}
+	slices.SortFunc(actions, func(a, b Action) int {
+		return cmp.Or(strings.Compare(a.Workload, b.Workload), a.rank()-b.rank(), strings.Compare(a.Container.ID, b.Container.ID))
+	})
+	return actions
+}
+
+// rank puts a workload's proxy before its application.
+func (a Action) rank() int {
+	if a.Container.Role == mesh.RoleProxy {
+		return 0
+	}
+	return 1
+}
+
+// decide is the matrix: the joiner's state and that of the sandbox it is bound to; nil is one that is gone.
+func decide(c, sandbox *Container) (Action, bool) {
+	a := Action{Container: *c, Workload: c.Workload}
+	failed := c.failedToJoin()
+	switch {
+	case sandbox == nil:
+		if !failed && c.State != Running {
+			return a, false // stopped, by whoever
+		}
+		a.Verb, a.Hold = Tell, holdTell
+		a.Why = fmt.Sprintf("its sandbox %.12s is gone, and it can't join another", c.NetworkOf)
+		a.Advice = "docker compose up -d " + c.Service
+		return a, true
+	case sandbox.State == Running && failed:
+		a.Verb = Start
+		a.Why = "it could not join its sandbox's network when it was started: " + c.Error
+	case sandbox.State == Running && c.State == Running && c.beganBefore(sandbox):
+		a.Verb, a.Hold = Restart, holdRestart
+		a.Why = fmt.Sprintf("it is in a dead network namespace: its sandbox began anew at %s",
+			sandbox.StartedAt.UTC().Format(time.RFC3339))
+	case c.State == Running && (sandbox.State == Exited || sandbox.State == Created):
+		a.Verb, a.Hold = Tell, holdTell
+		a.Why = "its sandbox is stopped, so it has no network"
+		a.Advice = "docker compose start " + sandbox.Service
+	default:
+		return a, false
+	}
+	if a.Workload == "" {
+		a.Workload = sandbox.Workload // a service that has joined a workload's network
+	}
+	return a, true
+}
+
+// waitFor is how long an application waits for its proxy to become ready.
+func waitFor(proxy, sandbox *Container) time.Duration {
+	if proxy == nil || sandbox == nil {
+		return 0
+	}
+	switch {
+	case proxy.failedToJoin(), proxy.State == Restarting:
+		return holdReady
+	case proxy.State == Running && (proxy.beganBefore(sandbox) || proxy.Health != "" && proxy.Health != "healthy"):
+		return holdReady
+	}
+	return 0 // it is ready, or somebody has stopped it
+}
+
+func (c *Container) beganBefore(sandbox *Container) bool {
+	if c.Ticks != 0 && sandbox.Ticks != 0 {
+		return c.Ticks < sandbox.Ticks
+	}
+	return c.StartedAt.Before(sandbox.StartedAt)
+}
+
+// failedToJoin reports whether the engine has given the container up because of its network.
+func (c *Container) failedToJoin() bool {
+	switch c.State {
+	case Created, Exited:
+		return c.Error != "" && (joinFailed.MatchString(c.Error) || len(c.NetworkOf) >= 12 && strings.Contains(c.Error, c.NetworkOf[:12]))
+	}
+	return false
+}
+
+// joinFailed is what engines say when a joiner finds no namespace to join
+// (https://github.com/moby/moby/blob/master/daemon/container_operations.go, getNetworkedContainer). That a container
+// is gone or being restarted is said of others, too, and counts by the id that is named.
+var joinFailed = regexp.MustCompile(`cannot join (the )?network|joining network namespace|/proc/\d+/ns/net: no such file`)

@@ -1,0 +1,196 @@
+package heal
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/composure-mesh/composure/mesh"
+)
+
+// epoch is before the beginning of time in a synctest bubble.
+var epoch = time.Date(1999, 12, 31, 12, 0, 0, 0, time.UTC)
+
+// at is a moment, in seconds.
+func at(s int) time.Time { return epoch.Add(time.Duration(s) * time.Second) }
+
+const (
+	sandboxID = "5a0dbbdb0000aaaa"
+	goneID    = "90e0000000000000"
+)
+
+// The errors of engines, 20.10 and later.
+var (
+	notRunning    = "cannot join network of a non running container: " + sandboxID
+	notRunning28  = "cannot join network namespace of a non running container: container /web-mesh-sandbox is exited"
+	notFound      = "No such container: " + goneID
+	isRestarting  = "Container " + sandboxID + " is restarting, wait until the container is running"
+	noNamespace   = "failed to create shim task: OCI runtime create failed: namespace path: lstat /proc/4711/ns/net: no such file or directory: unknown"
+	joinNamespace = "joining network namespace of container: No such container: " + sandboxID
+	portTaken     = "driver failed programming external connectivity on endpoint web: Bind for 0.0.0.0:80 failed: port is already allocated"
+	noProgram     = `OCI runtime create failed: exec: "srv": executable file not found in $PATH: unknown`
+)
+
+type change func(*Container)
+
+func sandbox(more ...change) Container {
+	c := Container{ID: sandboxID, Name: "shop-web-mesh-sandbox-1", Service: "web-mesh-sandbox", Role: mesh.RoleSandbox, Workload: "web", State: Running, StartedAt: at(10)}
+	return changed(c, more)
+}
+
+func proxy(more ...change) Container {
+	c := Container{ID: "b10c5", Name: "shop-web-mesh-proxy-1", Service: "web-mesh-proxy", Role: mesh.RoleProxy, Workload: "web", State: Running, Health: "healthy", StartedAt: at(11), NetworkOf: sandboxID}
+	return changed(c, more)
+}
+
+func app(more ...change) Container {
+	c := Container{ID: "a44", Name: "shop-web-1", Service: "web", Role: mesh.RoleApp, Workload: "web", State: Running, StartedAt: at(12), NetworkOf: sandboxID}
+	return changed(c, more)
+}
+
+func changed(c Container, more []change) Container {
+	for _, f := range more {
+		f(&c)
+	}
+	return c
+}
+
+func state(s State) change   { return func(c *Container) { c.State = s } }
+func began(s int) change     { return func(c *Container) { c.StartedAt = at(s) } }
+func health(h string) change { return func(c *Container) { c.Health = h } }
+func joins(id string) change { return func(c *Container) { c.NetworkOf = id } }
+func role(r mesh.Role) change {
+	return func(c *Container) { c.Role = r }
+}
+func failed(err string) change {
+	return func(c *Container) { c.State, c.Error = Exited, err }
+}
+func ticks(n uint64) change { return func(c *Container) { c.Ticks = n } }
+func stopping(c *Container) { c.Stopping = true }
+func oneOff(c *Container)   { c.OneOff = true }
+
+// TestPlan goes through what can become of a workload. An action is written verb, service, hold.
+func TestPlan(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		in   []Container
+		want string
+	}{
+		{"all is well", []Container{sandbox(), proxy(), app()}, ""},
+		{"nothing", nil, ""},
+
+		// After a restart of the engine: moby#50326.
+		{"the application came before its sandbox", []Container{sandbox(), proxy(), app(failed(notRunning))}, "start web 0s"},
+		{"both did", []Container{sandbox(), proxy(failed(notRunning)), app(failed(notRunning))}, "start web-mesh-proxy 0s, start web 30s"},
+		{"both did; the proxy runs again", []Container{sandbox(), proxy(health("starting")), app(failed(notRunning))}, "start web 30s"},
+		{"both did; the proxy is ready", []Container{sandbox(), proxy(), app(failed(notRunning))}, "start web 0s"},
+		{"the proxy did", []Container{sandbox(), proxy(failed(notRunning)), app()}, "start web-mesh-proxy 0s"},
+		{"in a newer engine's words", []Container{sandbox(), proxy(), app(failed(notRunning28))}, "start web 0s"},
+		{"the sandbox was being restarted", []Container{sandbox(), proxy(), app(failed(isRestarting))}, "start web 0s"},
+		{"the sandbox died between two steps", []Container{sandbox(), proxy(), app(failed(noNamespace))}, "start web 0s"},
+		{"the engine had not read it yet", []Container{sandbox(), proxy(), app(failed(joinNamespace))}, "start web 0s"},
+		{"created, never run", []Container{sandbox(), proxy(), app(failed(notRunning), state(Created))}, "start web 0s"},
+		{"the proxy can't start for another reason", []Container{sandbox(), proxy(failed(noProgram)), app(failed(notRunning))}, "start web 0s"},
+		{"the proxy is in the engine's restart loop", []Container{sandbox(), proxy(state(Restarting)), app(failed(notRunning))}, "start web 30s"},
+		{"the engine still tries", []Container{sandbox(), proxy(), app(failed(notRunning), state(Restarting))}, ""},
+		{"the sandbox is not back", []Container{sandbox(state(Exited)), proxy(failed(notRunning)), app(failed(notRunning))}, ""},
+		{"the sandbox is in a restart loop", []Container{sandbox(state(Restarting)), proxy(failed(notRunning)), app(failed(notRunning))}, ""},
+		{"the sandbox can't start: its port is taken", []Container{sandbox(failed(portTaken)), proxy(failed(notRunning)), app(failed(notRunning))}, ""},
+
+		// A sandbox that was killed, restarted by hand or by the engine.
+		{"the sandbox began anew", []Container{sandbox(began(20)), proxy(), app()}, "restart web-mesh-proxy 2s, restart web 30s"},
+		{"the proxy has followed", []Container{sandbox(began(20)), proxy(began(23), health("starting")), app()}, "restart web 30s"},
+		{"the proxy has followed and is ready", []Container{sandbox(began(20)), proxy(began(23)), app()}, "restart web 2s"},
+		{"all have followed", []Container{sandbox(began(20)), proxy(began(23)), app(began(25))}, ""},
+		{"the user has stopped the proxy", []Container{sandbox(began(20)), proxy(state(Exited)), app()}, "restart web 2s"},
+		{"the user has stopped the application", []Container{sandbox(began(20)), proxy(), app(state(Exited))}, "restart web-mesh-proxy 2s"},
+		{"there is no proxy", []Container{sandbox(began(20)), app()}, "restart web 2s"},
+		{"one paused stays paused", []Container{sandbox(began(20)), proxy(began(23)), app(state(Paused))}, ""},
+		{"the proxy is being restarted by somebody", []Container{sandbox(began(20)), proxy(stopping), app()}, "restart web 30s"},
+		{"the application is being restarted by somebody", []Container{sandbox(began(20)), proxy(began(23)), app(stopping)}, ""},
+		{"the sandbox is being stopped again", []Container{sandbox(began(20), stopping), proxy(), app(failed(notRunning))}, ""},
+		{"given up while the sandbox was stopped", []Container{sandbox(began(20)), proxy(), app(failed(notRunning))}, "restart web-mesh-proxy 2s, start web 30s"},
+		{"the clock was set back since the sandbox began", []Container{sandbox(ticks(100), began(3600)), proxy(ticks(101), began(20)), app(ticks(101), began(21))}, ""},
+		{"the clock was set forward since the sandbox began anew", []Container{sandbox(ticks(300)), proxy(ticks(101)), app(ticks(101))}, "restart web-mesh-proxy 2s, restart web 30s"},
+		{"no ticks of the sandbox", []Container{sandbox(began(20)), proxy(ticks(101), began(23)), app(ticks(101))}, "restart web 2s"},
+		{"a paused sandbox", []Container{sandbox(state(Paused)), proxy(), app()}, ""},
+		{"the sandbox is stopped", []Container{sandbox(state(Exited)), proxy(), app()},
+			"tell web-mesh-proxy 15s: docker compose start web-mesh-sandbox, tell web 15s: docker compose start web-mesh-sandbox"},
+		{"everything is stopped", []Container{sandbox(state(Exited)), proxy(state(Exited)), app(state(Exited))}, ""},
+
+		// A user's stop, and what ends by itself.
+		{"stopped applications stay stopped", []Container{sandbox(), proxy(), app(state(Exited))}, ""},
+		{"so do proxies", []Container{sandbox(), proxy(state(Exited)), app()}, ""},
+		{"an application that fails for a reason of its own", []Container{sandbox(), proxy(), app(failed(noProgram))}, ""},
+		{"an application with a crash loop of its own", []Container{sandbox(), proxy(), app(state(Restarting))}, ""},
+		{"not started yet", []Container{sandbox(), proxy(), app(state(Created))}, ""},
+		{"docker compose run", []Container{sandbox(began(20)), proxy(began(23)), app(began(25)), app(oneOff, func(c *Container) { c.ID = "4u4" })}, ""},
+
+		// A sandbox that was re-created alone.
+		{"the sandbox is another one", []Container{sandbox(began(20)), proxy(joins(goneID)), app(joins(goneID))},
+			"tell web-mesh-proxy 15s: docker compose up -d web-mesh-proxy, tell web 15s: docker compose up -d web"},
+		{"and the application has ended since", []Container{sandbox(began(20)), proxy(joins(goneID)), app(joins(goneID), failed(notFound))},
+			"tell web-mesh-proxy 15s: docker compose up -d web-mesh-proxy, tell web 15s: docker compose up -d web"},
+		{"and was stopped by the user", []Container{sandbox(began(20)), app(joins(goneID), state(Exited))}, ""},
+		{"the sandbox was removed", []Container{proxy(joins(goneID)), app(joins(goneID), failed(notFound))},
+			"tell web-mesh-proxy 15s: docker compose up -d web-mesh-proxy, tell web 15s: docker compose up -d web"},
+
+		// Others in the namespace, and strangers.
+		{"a service that has joined a workload", []Container{sandbox(began(20)), proxy(began(23)), app(role(""))}, "restart web 2s"},
+		{"it waits for the proxy", []Container{sandbox(began(20)), proxy(), app(role(""), failed(notRunning))}, "restart web-mesh-proxy 2s, start web 30s"},
+		{"a stranger in a dead namespace", []Container{sandbox(role(""), began(20)), app(role(""))}, ""},
+		{"a stranger that has lost its namespace", []Container{app(role(""), joins(goneID), failed(notFound))}, ""},
+		{"two that are not sandboxes", []Container{sandbox(role(mesh.RoleGateway), began(20)), app()}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			actions := Plan(tc.in)
+			var got []string
+			for _, a := range actions {
+				s := fmt.Sprint(a.Verb, " ", a.Container.Service, " ", a.Hold)
+				if a.Verb == Tell {
+					s += ": " + a.Advice
+				}
+				if a.Workload != "web" {
+					t.Errorf("%s: workload is %q", s, a.Workload)
+				}
+				if a.Why == "" {
+					t.Errorf("%s: no reason", s)
+				}
+				got = append(got, s)
+			}
+			if s := strings.Join(got, ", "); s != tc.want {
+				t.Errorf("got  %s\nwant %s", s, tc.want)
+			}
+		})
+	}
+}
+
+// TestPlanIsStable holds that the order of the containers makes no difference.
+func TestPlanIsStable(t *testing.T) {
+	var all []Container
+	for i := range 8 {
+		name := fmt.Sprint("w", i)
+		rename := func(c *Container) {
+			c.ID, c.Workload = name+c.ID, name
+			if c.NetworkOf != "" {
+				c.NetworkOf = name + c.NetworkOf
+			}
+		}
+		all = append(all, sandbox(began(20), rename), proxy(rename), app(rename))
+	}
+	want := Plan(all)
+	if len(want) != 16 {
+		t.Fatalf("%d actions, want 16", len(want))
+	}
+	for range 20 {
+		shuffled := slices.Clone(all)
+		rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		if got := Plan(shuffled); !reflect.DeepEqual(got, want) {
+			t.Fatalf("another order gives %v, want %v", got, want)
+		}
+	}
+}
