@@ -10,7 +10,7 @@ import (
 	"github.com/composure-mesh/composure/mesh"
 )
 
-// Engine is what the keeper asks of a container engine; it reads only.
+// Engine is what the keeper asks of a container engine. It reads, and starts what the healer wants started.
 type Engine interface {
 	// List names the containers, stopped ones too, that carry the label key=value.
 	List(ctx context.Context, key, value string) ([]Listed, error)
@@ -21,6 +21,10 @@ type Engine interface {
 	// Events calls f for each event, and once with the zero Event as soon as the stream stands, until the
 	// stream breaks or ctx is done.
 	Events(ctx context.Context, f func(Event)) error
+	// Start starts a container; one that runs is no error.
+	Start(ctx context.Context, id string) error
+	// Restart stops a container and starts it again; nil is the container's own time to stop.
+	Restart(ctx context.Context, id string, grace *time.Duration) error
 }
 
 // ErrNotFound is an Engine's answer for what does not exist.
@@ -45,6 +49,11 @@ type Container struct {
 	Running bool
 	Health  string // "", "starting", "healthy" or "unhealthy"
 	PID     int    // of the main process in the host's namespace, 0 if there is none
+	// State is Running in the engine's own words: created, running, paused, restarting, exited, …
+	State     string
+	Error     string // why the engine could not start it the last time
+	StartedAt time.Time
+	NetworkOf string // id of the container whose network namespace this one joins, "" if it has its own
 	// StopSignal is the number of the signal that ends the container.
 	StopSignal int
 	Endpoints  []Endpoint

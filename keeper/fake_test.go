@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
@@ -20,7 +21,8 @@ type fakeEngine struct {
 	mu         sync.Mutex
 	containers map[string]Container
 	networks   map[string]mesh.Network
-	broken     error // every question's answer, if set
+	broken     error    // every question's answer, if set
+	begun      []string // "start web"
 	inspected  int
 	listed     int
 	streams    chan *fakeStream
@@ -128,6 +130,24 @@ func (e *fakeEngine) Events(ctx context.Context, f func(Event)) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+func (e *fakeEngine) Start(_ context.Context, id string) error {
+	return e.begin("start", id)
+}
+
+func (e *fakeEngine) Restart(_ context.Context, id string, _ *time.Duration) error {
+	return e.begin("restart", id)
+}
+
+func (e *fakeEngine) begin(verb, id string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.containers[id]
+	e.begun = append(e.begun, verb+" "+c.Name)
+	c.State, c.Running, c.Error, c.StartedAt = "running", true, "", time.Now()
+	e.containers[id] = c
+	return e.broken
 }
 
 var errEngine = errors.New("engine: connection refused")

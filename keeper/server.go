@@ -21,6 +21,7 @@ import (
 	"github.com/composure-mesh/composure/internal/atomicfile"
 	"github.com/composure-mesh/composure/internal/httpx"
 	"github.com/composure-mesh/composure/internal/lifecycle"
+	"github.com/composure-mesh/composure/keeper/heal"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/attest"
 )
@@ -30,6 +31,7 @@ const (
 	maxBundle    = 64 << 10
 	heartbeat    = 15 * time.Second // an empty line, so that a dead peer is noticed
 	writeTimeout = 10 * time.Second
+	procRoot     = "/proc"
 )
 
 // Config is what the keeper needs; every field but Attestor and AdminSocket is set.
@@ -52,6 +54,8 @@ type Keeper struct {
 	attestor Attestor
 	feed     *feed
 	watcher  *watcher
+	journal  *heal.Journal
+	healer   *heal.Healer
 	socket   net.Listener
 	admin    net.Listener
 }
@@ -67,9 +71,12 @@ func New(cfg Config) (*Keeper, error) {
 	}
 	k := &Keeper{cfg: cfg, attestor: cfg.Attestor, feed: newFeed()}
 	if k.attestor == nil {
-		k.attestor = &cgroupAttestor{scope: cfg.Scope, engine: cfg.Engine, procRoot: "/proc"}
+		k.attestor = &cgroupAttestor{scope: cfg.Scope, engine: cfg.Engine, procRoot: procRoot}
 	}
 	k.watcher = newWatcher(cfg.Scope, cfg.Engine, k.feed, cfg.Log)
+	k.journal = heal.NewJournal()
+	k.healer = heal.New(heal.Config{Engine: healEngine{cfg.Engine, procRoot}, Journal: k.journal, Log: cfg.Log})
+	k.watcher.report = k.healer.Update
 	var err error
 	if k.key, err = publishKey(cfg.AttestKey); err != nil {
 		return nil, err
@@ -102,14 +109,16 @@ func publishKey(file string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// Run watches the engine and serves until ctx is done.
+// Run watches the engine, heals, and serves until ctx is done.
 func (k *Keeper) Run(ctx context.Context) error {
 	tasks := []lifecycle.Task{
 		k.watcher.run,
+		k.healer.Run,
 		func(ctx context.Context) error { return httpx.Serve(ctx, k.server(ctx, k.Handler()), k.socket) },
 	}
 	if k.admin != nil {
 		mux := http.NewServeMux()
+		mux.HandleFunc("GET /events", k.events)
 		httpx.HandleHealth(mux, "keeper", k.cfg.Version, k.watcher.health)
 		tasks = append(tasks, func(ctx context.Context) error { return httpx.Serve(ctx, k.server(ctx, mux), k.admin) })
 	}
@@ -193,22 +202,14 @@ func (k *Keeper) attest(w http.ResponseWriter, r *http.Request, who Caller) {
 
 // facts streams the newest facts, one JSON a line, until the client goes.
 func (k *Keeper) facts(w http.ResponseWriter, r *http.Request, _ Caller) {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	rc := http.NewResponseController(w)
-	send := func(line []byte) error {
-		err := rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if err == nil || errors.Is(err, http.ErrNotSupported) {
-			_, err = w.Write(append(bytes.Clone(line), '\n'))
-		}
-		return errors.Join(err, rc.Flush())
-	}
+	out := newLines(w)
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
 	var sent []byte
 	for {
 		line, changed := k.feed.get()
 		if !bytes.Equal(line, sent) {
-			if send(line) != nil {
+			if out.send(line) != nil {
 				return
 			}
 			sent = line
@@ -216,7 +217,7 @@ func (k *Keeper) facts(w http.ResponseWriter, r *http.Request, _ Caller) {
 		select {
 		case <-changed:
 		case <-tick.C:
-			if send(nil) != nil {
+			if out.send(nil) != nil {
 				return
 			}
 		case <-r.Context().Done():

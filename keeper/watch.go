@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/composure-mesh/composure/internal/lifecycle"
+	"github.com/composure-mesh/composure/keeper/heal"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
 )
@@ -34,6 +35,8 @@ type watcher struct {
 	scope  Scope
 	engine Engine
 	feed   *feed
+	// report is called after each look, with all that was seen.
+	report func([]heal.Container)
 	log    *slog.Logger
 
 	// blind is the reason why the facts may be old, nil while they are not.
@@ -56,6 +59,7 @@ type watcher struct {
 type tracked struct {
 	print string
 	Container
+	ticks uint64 // when its main process began
 }
 
 // changes are what events have reported since the last look.
@@ -69,7 +73,7 @@ func newChanges() changes { return changes{dirty: map[string]bool{}, signals: ma
 
 func newWatcher(s Scope, e Engine, f *feed, log *slog.Logger) *watcher {
 	w := &watcher{
-		scope: s, engine: e, feed: f, log: log, wake: make(chan struct{}, 1), pending: newChanges(),
+		scope: s, engine: e, feed: f, report: func([]heal.Container) {}, log: log, wake: make(chan struct{}, 1), pending: newChanges(),
 		known: map[string]tracked{}, networks: map[string]mesh.Network{}, stopping: map[string]int{},
 	}
 	starting := errors.New("the docker engine has not answered yet")
@@ -269,7 +273,7 @@ func (w *watcher) inspect(ctx context.Context, listed map[string]Listed, ch chan
 				return err
 			}
 			mu.Lock()
-			known[id] = tracked{l.Print, c}
+			known[id] = tracked{l.Print, c, ticks(procRoot, c.PID)}
 			mu.Unlock()
 			return nil
 		})
@@ -304,12 +308,17 @@ func (w *watcher) inspectNetworks(ctx context.Context, known map[string]tracked,
 
 func (w *watcher) publish() error {
 	containers := make([]Container, 0, len(w.known))
+	views := make([]heal.Container, 0, len(w.known))
 	for id, t := range w.known {
 		c := t.Container
 		_, stopping := w.stopping[id]
+		view := healView(c, t.ticks)
+		view.Stopping = stopping
+		views = append(views, view)
 		c.Running = c.Running && !stopping
 		containers = append(containers, c)
 	}
+	w.report(views)
 	facts, problems := Build(w.scope, containers, slices.Collect(maps.Values(w.networks)))
 	if text := strings.Join(problems, "; "); text != w.problems {
 		w.problems = text

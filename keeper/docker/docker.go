@@ -26,6 +26,12 @@ import (
 // callTimeout bounds one question; an engine under load answers in seconds.
 const callTimeout = 10 * time.Second
 
+// A start mounts and connects; a restart has the container's own time to stop in it, which can be minutes.
+const (
+	startTimeout   = 2 * time.Minute
+	restartTimeout = 15 * time.Minute
+)
+
 // Engine is a Docker engine behind a unix socket. It implements keeper.Engine.
 type Engine struct{ api *client.Client }
 
@@ -99,8 +105,14 @@ func convert(c container.InspectResponse) keeper.Container {
 		Running:    c.State.Running && !c.State.Paused && !c.State.Restarting,
 		StopSignal: signalNumber(c.Config.StopSignal),
 		Exposed:    exposed(c.Config.ExposedPorts),
+		State:      c.State.Status,
+		Error:      c.State.Error,
 	}
-	out.Created, _ = time.Parse(time.RFC3339Nano, c.Created) // orders recreated containers; zero does
+	if c.HostConfig != nil && c.HostConfig.NetworkMode.IsContainer() {
+		out.NetworkOf = c.HostConfig.NetworkMode.ConnectedContainer()
+	}
+	out.StartedAt, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt) // zero for one that never was
+	out.Created, _ = time.Parse(time.RFC3339Nano, c.Created)           // orders recreated containers; zero does
 	if c.State.Health != nil && c.State.Health.Status != container.NoHealthcheck {
 		out.Health = c.State.Health.Status
 	}
@@ -277,6 +289,31 @@ func event(m events.Message) (keeper.Event, bool) {
 		ev.Signal = signalNumber(m.Actor.Attributes["signal"])
 	}
 	return ev, true
+}
+
+// Start implements keeper.Engine.
+func (e *Engine) Start(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := e.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		return wrap("start container", id, err)
+	}
+	return nil
+}
+
+// Restart implements keeper.Engine.
+func (e *Engine) Restart(ctx context.Context, id string, grace *time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
+	defer cancel()
+	var opts container.StopOptions
+	if grace != nil {
+		seconds := int(grace.Round(time.Second).Seconds())
+		opts.Timeout = &seconds
+	}
+	if err := e.api.ContainerRestart(ctx, id, opts); err != nil {
+		return wrap("restart container", id, err)
+	}
+	return nil
 }
 
 func wrap(what, id string, err error) error {

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"testing"
+	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
@@ -18,7 +19,11 @@ func TestConvert(t *testing.T) {
 	in := container.InspectResponse{
 		ContainerJSONBase: &container.ContainerJSONBase{
 			ID: testID, Name: "/shop-web-1", Created: "2026-11-24T12:00:00.5Z",
-			State: &container.State{Running: true, Pid: 42, Health: &container.Health{Status: "healthy"}},
+			State: &container.State{
+				Status: "running", Running: true, Pid: 42, Health: &container.Health{Status: "healthy"},
+				Error: "No such container: x", StartedAt: "2026-11-24T12:00:01.5Z",
+			},
+			HostConfig: &container.HostConfig{NetworkMode: "container:5a0d"},
 		},
 		Config: &container.Config{
 			Labels: map[string]string{"a": "b"}, StopSignal: "SIGQUIT",
@@ -45,6 +50,7 @@ func TestConvert(t *testing.T) {
 		},
 		Exposed:   []uint16{80, 9080},
 		Published: map[uint16][]string{80: {"127.0.0.1:8081", "8080", "[::1]:8082"}},
+		State:     "running", Error: "No such container: x", StartedAt: time.Date(2026, 11, 24, 12, 0, 1, 5e8, time.UTC), NetworkOf: "5a0d",
 	}
 	got := convert(in)
 	if got.Created.Unix() != 1795521600 {

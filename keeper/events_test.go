@@ -1,0 +1,89 @@
+package keeper
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/composure-mesh/composure/keeper/heal"
+)
+
+// TestEvents has an application that the engine has given up, from the fake engine to the reader of the events.
+func TestEvents(t *testing.T) {
+	s := serve(t, webProxy)
+	if status, answer := s.do("GET", "http://admin/events", nil); status != http.StatusOK || answer != "[]" {
+		t.Errorf("no events are %d %s", status, answer)
+	}
+	if status, _ := s.do("GET", "http://keeper/events", nil); status != http.StatusNotFound {
+		t.Errorf("the mesh's own socket answers %d for events", status)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://admin/events?watch=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+
+	boxes := workloadBoxes("web", "172.20.0.3")
+	sandbox, app := boxes[0], boxes[2]
+	sandbox.State, app.State, app.Running = "running", "exited", false
+	app.NetworkOf, app.Error = sandbox.ID, "cannot join network of a non running container: "+sandbox.ID
+	s.engine.put(sandbox)
+	s.engine.put(app)
+	(<-s.engine.streams).send(Event{Container: app.ID})
+
+	dec := json.NewDecoder(resp.Body)
+	var e heal.Event
+	if err := dec.Decode(&e); err != nil {
+		t.Fatal(err)
+	}
+	if e.Seq != 1 || e.What != heal.Start || e.Workload != "web" || e.Container != "web" || e.Result != "done" ||
+		!strings.HasPrefix(e.Why, "it could not join its sandbox's network") || time.Since(e.Time) > time.Minute {
+		t.Errorf("event: %+v", e)
+	}
+	s.engine.mu.Lock()
+	if got := strings.Join(s.engine.begun, ", "); got != "start web" {
+		t.Errorf("the engine was told: %s", got)
+	}
+	s.engine.mu.Unlock()
+	var list []heal.Event
+	if _, answer := s.do("GET", "http://admin/events", nil); json.Unmarshal([]byte(answer), &list) != nil || len(list) != 1 || list[0] != e {
+		t.Errorf("the list of events is %s", answer)
+	}
+}
+
+// TestWatcherReportsToTheHealer checks what the healer is told beyond an inspection.
+func TestWatcherReportsToTheHealer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		boxes := workloadBoxes("web", "172.20.0.3")
+		self := box("self", "app", "self")
+		self.PID = os.Getpid()
+		w := watch(t, append(boxes, self)...)
+		var seen map[string]heal.Container
+		w.report = func(list []heal.Container) {
+			seen = map[string]heal.Container{}
+			for _, c := range list {
+				seen[c.Name] = c
+			}
+		}
+		_, stream := w.settle()
+		stream.send(Event{Container: id("web"), Signal: 15})
+		w.after(time.Second)
+		if !seen["web"].Stopping || seen["web-mesh-proxy"].Stopping {
+			t.Errorf("web is told to end, its proxy is not: %+v", seen)
+		}
+		if seen["self"].Ticks == 0 {
+			t.Error("the beginning of a process that exists is unknown")
+		}
+		if c := seen["web-mesh-sandbox"]; c.Role != "sandbox" || c.Workload != "web" || c.Service != "web-mesh-sandbox" {
+			t.Errorf("sandbox: %+v", c)
+		}
+	})
+}
