@@ -134,7 +134,12 @@ func (b *builder) workload(name string, g *group) (mesh.Workload, bool) {
 		b.problem(cmp.Or(g.app, g.proxy), "workload %s has no sandbox", name)
 		return w, false
 	default:
-		b.fill(&w, g.sandbox, g.proxy, g.app, g.sandbox, g.proxy)
+		// The sandbox says the identity too: while there is no proxy the workload is dialled as what it is, and not
+		// in plain text.
+		b.fill(&w, g.sandbox, cmp.Or(g.proxy, g.sandbox), g.app, g.sandbox, g.proxy)
+		if w.Identity == "" {
+			return w, false // fill has said why
+		}
 		w.Meshed = true
 		if g.app != nil {
 			w.Running, w.Health = g.app.Running && g.sandbox.Running, g.app.Health

@@ -100,14 +100,16 @@ func TestBuildDecides(t *testing.T) {
 		check   func(mesh.Workload) bool // nil: no workload
 		problem string
 	}{
-		"a stopped app gets no traffic":        {in: web(func(_, _, app *Container) { app.Running = false }), check: func(w mesh.Workload) bool { return !w.Running && w.Meshed }},
-		"nor one whose sandbox is down":        {in: web(func(sandbox, _, _ *Container) { sandbox.Running = false }), check: func(w mesh.Workload) bool { return !w.Running }},
-		"nor one not yet created":              {in: web(func(_, _, app *Container) { app.Labels[labels.Mesh] = "elsewhere" }), check: func(w mesh.Workload) bool { return !w.Running && w.Meshed }},
-		"without a proxy there is no identity": {in: web(func(_, proxy, _ *Container) { proxy.Labels[labels.Mesh] = "elsewhere" }), check: func(w mesh.Workload) bool { return w.Identity == "" && w.Meshed }},
+		"a stopped app gets no traffic": {in: web(func(_, _, app *Container) { app.Running = false }), check: func(w mesh.Workload) bool { return !w.Running && w.Meshed }},
+		"nor one whose sandbox is down": {in: web(func(sandbox, _, _ *Container) { sandbox.Running = false }), check: func(w mesh.Workload) bool { return !w.Running }},
+		"nor one not yet created":       {in: web(func(_, _, app *Container) { app.Labels[labels.Mesh] = "elsewhere" }), check: func(w mesh.Workload) bool { return !w.Running && w.Meshed }},
+		"without a proxy the identity stays": {in: web(func(_, proxy, _ *Container) { proxy.Labels[labels.Mesh] = "elsewhere" }), check: func(w mesh.Workload) bool {
+			return w.Identity == "spiffe://cluster.local/ns/default/sa/web" && w.Meshed
+		}},
 		"the identity is the proxy's": {in: web(func(_, proxy, _ *Container) { proxy.Labels[labels.Namespace] = "prod" }), check: func(w mesh.Workload) bool {
 			return w.Identity == "spiffe://cluster.local/ns/prod/sa/web" && w.Namespace == "prod"
 		}},
-		"nobody takes the planes' namespace": {in: web(func(_, proxy, _ *Container) { proxy.Labels[labels.Namespace] = mesh.SystemNamespace }), check: func(w mesh.Workload) bool { return w.Identity == "" }, problem: "kept for the mesh's own planes"},
+		"nobody takes the planes' namespace": {in: web(func(_, proxy, _ *Container) { proxy.Labels[labels.Namespace] = mesh.SystemNamespace }), problem: "kept for the mesh's own planes"},
 		"an application needs a sandbox":     {in: web(func(sandbox, _, _ *Container) { sandbox.Labels[labels.Mesh] = "elsewhere" }), problem: "workload web has no sandbox"},
 		"compose run is no endpoint":         {in: []Container{{ID: "x", Name: "shop-job-run-1", Labels: map[string]string{labelProject: "shop", labelOneOff: "True"}}}},
 		"other meshes are not ours":          {in: []Container{{ID: "x", Name: "x", Labels: map[string]string{labels.Mesh: "other", labels.Role: "app", labels.Workload: "x"}}}},
