@@ -17,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/composure-mesh/composure/mesh"
@@ -136,9 +135,15 @@ func (c *resourceClient) apply(ctx context.Context, d document, dryRun bool) (ve
 
 // unchanged reports whether the object that is served says what the wanted one says.
 func unchanged(current, want *unstructured.Unstructured) bool {
-	return equality.Semantic.DeepEqual(current.Object["spec"], want.Object["spec"]) &&
-		equality.Semantic.DeepEqual(current.GetLabels(), want.GetLabels()) &&
-		equality.Semantic.DeepEqual(current.GetAnnotations(), want.GetAnnotations())
+	said := func(u *unstructured.Unstructured) []byte {
+		b, err := json.Marshal([]any{u.Object["spec"], u.GetLabels(), u.GetAnnotations()}) // as JSON, 1 is 1 whatever its Go type
+		if err != nil {
+			return nil
+		}
+		return b
+	}
+	a := said(current)
+	return a != nil && bytes.Equal(a, said(want))
 }
 
 func readDocuments(env *Env, files []string, namespace string) ([]document, error) {

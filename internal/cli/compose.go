@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/composure-mesh/composure/compose"
-	"github.com/composure-mesh/composure/internal/docker"
 	"github.com/composure-mesh/composure/internal/images"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
@@ -225,7 +224,7 @@ func removeMeshContainers(ctx context.Context, env *Env, project string) (int, e
 	return n, errors.Join(failed...)
 }
 
-func stopAndRemove(ctx context.Context, engine *docker.Engine, id string) error {
+func stopAndRemove(ctx context.Context, engine Engine, id string) error {
 	err := engine.ContainerStop(ctx, id, container.StopOptions{}) // with the grace that the container asks for
 	if err == nil {
 		err = engine.ContainerRemove(ctx, id, container.RemoveOptions{Force: true})

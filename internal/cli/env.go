@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"sync"
 
+	"github.com/docker/docker/client"
+
 	"github.com/composure-mesh/composure/internal/docker"
+	"github.com/composure-mesh/composure/internal/images"
 )
 
 // Env is what the commands of one run share.
@@ -22,9 +26,17 @@ type Env struct {
 	// Project is the value of -p: the mesh to talk to.
 	Project string
 
-	engineOnce sync.Once
-	engine     *docker.Engine
-	engineErr  error
+	connectOnce sync.Once
+	engine      Engine
+	engineErr   error
+}
+
+// Engine is what meshctl asks of a Docker engine: a *docker.Engine.
+type Engine interface {
+	client.APIClient
+	Architecture() string
+	Dial(ctx context.Context, containerID string, command ...string) (net.Conn, error)
+	LoadImages(ctx context.Context, set *images.Set, loaded func(ref string)) error
 }
 
 // System is the environment of the process.
@@ -37,12 +49,17 @@ func System() (*Env, error) {
 }
 
 // Engine is the Docker engine, connected at the first call.
-func (e *Env) Engine(ctx context.Context) (*docker.Engine, error) {
-	e.engineOnce.Do(func() {
-		e.engine, e.engineErr = docker.Connect(ctx, e.Getenv)
-		if e.engineErr != nil {
-			e.engineErr = withCode(exitUnreachable, e.engineErr)
+func (e *Env) Engine(ctx context.Context) (Engine, error) {
+	e.connectOnce.Do(func() {
+		if e.engine != nil {
+			return
 		}
+		engine, err := docker.Connect(ctx, e.Getenv)
+		if err != nil {
+			e.engineErr = withCode(exitUnreachable, err)
+			return
+		}
+		e.engine = engine
 	})
 	return e.engine, e.engineErr
 }

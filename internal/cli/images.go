@@ -41,7 +41,7 @@ func engineImages(ctx context.Context, env *Env) (*images.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	return images.For(engine.Arch)
+	return images.For(engine.Architecture())
 }
 
 func loadImages(ctx context.Context, env *Env) error {
@@ -49,7 +49,7 @@ func loadImages(ctx context.Context, env *Env) error {
 	if err != nil {
 		return err
 	}
-	set, err := images.For(engine.Arch)
+	set, err := images.For(engine.Architecture())
 	if err != nil {
 		return err
 	}

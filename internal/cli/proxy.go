@@ -75,14 +75,13 @@ func passTo(p *peer) http.Handler {
 	}
 }
 
-// localOnly admits only requests that name a loopback host, and no page of another site: a browser would
-// otherwise lend any site its way to the mesh (DNS rebinding, cross-site requests), as `kubectl proxy` guards
-// against too.
+// localOnly admits only requests that name a loopback host, and no page of another origin, not even of another port of
+// this machine: a browser would otherwise lend any page its way to the mesh (DNS rebinding, cross-site requests).
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		origin := r.Header.Get("Origin")
-		if !loopbackHost(r.Host) || origin != "" && !loopbackOrigin(origin) {
-			http.Error(w, "meshctl proxy serves this machine only: Host and Origin must be localhost or 127.0.0.1", http.StatusForbidden)
+		if !loopbackHost(r.Host) || origin != "" && origin != "http://"+r.Host {
+			http.Error(w, "meshctl proxy serves this machine only: Host must be localhost or 127.0.0.1, and an Origin its own", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -99,9 +98,4 @@ func loopbackHost(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
-}
-
-func loopbackOrigin(origin string) bool {
-	u, err := url.Parse(origin)
-	return err == nil && loopbackHost(u.Host)
 }

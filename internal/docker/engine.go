@@ -18,9 +18,11 @@ import (
 // Engine is one Docker engine.
 type Engine struct {
 	*client.Client
-	// Arch is the engine's architecture in Go's words, such as amd64; meshctl's own may differ.
-	Arch string
+	arch string
 }
+
+// Architecture is the engine's architecture in Go's words, such as amd64; meshctl's own may differ.
+func (e *Engine) Architecture() string { return e.arch }
 
 // Connect finds the engine by DOCKER_HOST, DOCKER_CONTEXT or the current context of the docker command, in
 // this order, and asks for its architecture.
@@ -41,7 +43,7 @@ func Connect(ctx context.Context, getenv func(string) string) (*Engine, error) {
 		c.Close()
 		return nil, fmt.Errorf("docker engine at %s: %w; is it running, and may you use it?", c.DaemonHost(), err)
 	}
-	return &Engine{Client: c, Arch: v.Arch}, nil
+	return &Engine{Client: c, arch: v.Arch}, nil
 }
 
 func configDir(getenv func(string) string) string {
