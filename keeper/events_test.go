@@ -87,3 +87,30 @@ func TestWatcherReportsToTheHealer(t *testing.T) {
 		}
 	})
 }
+
+// TestCutOffIsNotRunning has an application in a dead namespace: nobody must be sent to it.
+func TestCutOffIsNotRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		boxes := workloadBoxes("web", "172.20.0.3")
+		sandbox, app := boxes[0], boxes[2]
+		sandbox.StartedAt, app.StartedAt = time.Now(), time.Now()
+		app.State, app.NetworkOf, sandbox.PID, app.PID = "running", sandbox.ID, 0, 0
+		w := watch(t, sandbox, boxes[1], app)
+		f, stream := w.settle()
+		if !f.Workloads[0].Running {
+			t.Fatal("it does not run though all is well")
+		}
+		sandbox.StartedAt = time.Now()
+		w.engine.put(sandbox)
+		stream.send(Event{Container: sandbox.ID})
+		if f := w.after(time.Second); f.Workloads[0].Running {
+			t.Error("it runs though its sandbox has begun anew")
+		}
+		app.StartedAt = time.Now()
+		w.engine.put(app)
+		stream.send(Event{Container: app.ID})
+		if f := w.after(time.Second); !f.Workloads[0].Running {
+			t.Error("it does not run though it has followed its sandbox")
+		}
+	})
+}

@@ -178,7 +178,7 @@ func (k *Keeper) known(h func(http.ResponseWriter, *http.Request, Caller), roles
 
 func (k *Keeper) attest(w http.ResponseWriter, r *http.Request, who Caller) {
 	var req attest.Request
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&req); err != nil {
+	if err := json.NewDecoder(httpx.Body(w, r, maxRequest)).Decode(&req); err != nil {
 		httpx.Error(w, http.StatusBadRequest, fmt.Errorf("decode the request: %w", err))
 		return
 	}
@@ -228,7 +228,7 @@ func (k *Keeper) facts(w http.ResponseWriter, r *http.Request, _ Caller) {
 
 // bundle replaces the bundle file by citadel's roots.
 func (k *Keeper) bundle(w http.ResponseWriter, r *http.Request, _ Caller) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBundle))
+	body, err := io.ReadAll(httpx.Body(w, r, maxBundle))
 	if err != nil {
 		httpx.Error(w, http.StatusBadRequest, fmt.Errorf("read the bundle: %w", err))
 		return

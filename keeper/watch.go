@@ -307,18 +307,20 @@ func (w *watcher) inspectNetworks(ctx context.Context, known map[string]tracked,
 }
 
 func (w *watcher) publish() error {
-	containers := make([]Container, 0, len(w.known))
 	views := make([]heal.Container, 0, len(w.known))
 	for id, t := range w.known {
-		c := t.Container
-		_, stopping := w.stopping[id]
-		view := healView(c, t.ticks)
-		view.Stopping = stopping
+		view := healView(t.Container, t.ticks)
+		_, view.Stopping = w.stopping[id]
 		views = append(views, view)
-		c.Running = c.Running && !stopping
-		containers = append(containers, c)
 	}
 	w.report(views)
+	cut := heal.Cut(views)
+	containers := make([]Container, 0, len(views))
+	for _, view := range views {
+		c := w.known[view.ID].Container
+		c.Running = c.Running && !view.Stopping && !cut[view.ID] // such a one answers nobody
+		containers = append(containers, c)
+	}
 	facts, problems := Build(w.scope, containers, slices.Collect(maps.Values(w.networks)))
 	if text := strings.Join(problems, "; "); text != w.problems {
 		w.problems = text

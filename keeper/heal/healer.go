@@ -24,7 +24,7 @@ const (
 	parallel     = 4           // workloads that are worked on at a time
 	firstBackoff = time.Second // between two attempts at one container; doubled with each
 	lastBackoff  = time.Minute
-	forgetAfter  = 2 * time.Minute // without trouble the next attempt is a first one again
+	forgetAfter  = 30 * time.Second // without trouble the next attempt is a first one again
 
 	firstLook = time.Second // after a change; doubled with each look without one
 	lastLook  = 30 * time.Second
@@ -217,6 +217,7 @@ func (h *Healer) act(ctx context.Context, workers *sync.WaitGroup) time.Duration
 		case h.busy[a.Workload] || len(h.busy) >= parallel: // the end of one of them wakes us
 		default:
 			h.busy[a.Workload] = true
+			h.attempts[a.Container.ID] = attempts{h.attempts[a.Container.ID].n, now} // not to be forgotten meanwhile
 			workers.Go(func() { h.finished <- h.do(ctx, a) })
 		}
 	}
@@ -330,10 +331,13 @@ func (h *Healer) record(a Action, result string) {
 	h.cfg.Journal.add(Event{
 		Time: time.Now().UTC(), Workload: a.Workload, Container: a.Container.Name, What: a.Verb, Why: a.Why, Result: result,
 	})
-	level := slog.LevelInfo
-	if a.Verb == Tell || result != "done" {
-		level = slog.LevelWarn
+	level, message := slog.LevelInfo, "healed"
+	switch {
+	case a.Verb == Tell:
+		level, message = slog.LevelWarn, "only a user can heal this"
+	case result != "done":
+		level, message = slog.LevelWarn, "healing failed"
 	}
-	h.cfg.Log.Log(context.Background(), level, "healer", "what", a.Verb, "workload", a.Workload, "container", a.Container.Name,
+	h.cfg.Log.Log(context.Background(), level, message, "what", a.Verb, "workload", a.Workload, "container", a.Container.Name,
 		"why", a.Why, "result", result)
 }

@@ -177,6 +177,25 @@ func waitFor(proxy, sandbox *Container) time.Duration {
 	return 0 // it is ready, or somebody has stopped it
 }
 
+// Cut is the ids of running joiners that have no network: their namespace is dead, or its sandbox is gone.
+func Cut(containers []Container) map[string]bool {
+	byID := make(map[string]*Container, len(containers))
+	for i := range containers {
+		byID[containers[i].ID] = &containers[i]
+	}
+	cut := map[string]bool{}
+	for i := range containers {
+		c := &containers[i]
+		sandbox := byID[c.NetworkOf]
+		switch {
+		case c.State != Running || c.NetworkOf == "":
+		case sandbox == nil && c.Role != "", sandbox != nil && sandbox.Role == mesh.RoleSandbox && c.beganBefore(sandbox):
+			cut[c.ID] = true
+		}
+	}
+	return cut
+}
+
 func (c *Container) beganBefore(sandbox *Container) bool {
 	if c.Ticks != 0 && sandbox.Ticks != 0 {
 		return c.Ticks < sandbox.Ticks

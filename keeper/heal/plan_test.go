@@ -2,6 +2,7 @@ package heal
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -191,6 +192,25 @@ func TestPlanIsStable(t *testing.T) {
 		rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 		if got := Plan(shuffled); !reflect.DeepEqual(got, want) {
 			t.Fatalf("another order gives %v, want %v", got, want)
+		}
+	}
+}
+
+func TestCut(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		in   []Container
+		want string
+	}{
+		{"all is well", []Container{sandbox(), proxy(), app()}, ""},
+		{"a dead namespace", []Container{sandbox(began(20)), proxy(began(23)), app()}, "a44"},
+		{"of one that is stopped", []Container{sandbox(began(20)), proxy(), app(state(Exited))}, "b10c5"},
+		{"a sandbox that is gone", []Container{proxy(joins(goneID)), app(joins(goneID))}, "a44 b10c5"},
+		{"a stranger", []Container{sandbox(role(""), began(20)), app(), app(role(""), joins(goneID), func(c *Container) { c.ID = "x" })}, ""},
+		{"a service that has joined a workload", []Container{sandbox(began(20)), app(role(""))}, "a44"},
+	} {
+		if got := strings.Join(slices.Sorted(maps.Keys(Cut(tc.in))), " "); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
 		}
 	}
 }

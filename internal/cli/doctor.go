@@ -1,0 +1,464 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"github.com/composure-mesh/composure/compose"
+	"github.com/composure-mesh/composure/keeper/heal"
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/labels"
+)
+
+// finding is something that is not as it should be.
+type finding struct {
+	Workload  string `json:"workload,omitempty"`
+	Container string `json:"container,omitempty"`
+	Problem   string `json:"problem"`
+	Advice    string `json:"advice"`
+	// Fixable is what --fix repairs.
+	Fixable bool `json:"fixable"`
+
+	action heal.Action // a restart or start that repairs it
+	up     string      // the compose service whose `up` repairs it
+}
+
+type diagnosis struct {
+	Mesh     string    `json:"mesh"`
+	Findings []finding `json:"findings"`
+}
+
+func newDoctor(env *Env) *cobra.Command {
+	var f format
+	var fix bool
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Compare the running project with what it should be",
+		Long: "Compare the running project with what it should be, and say what to do about each difference. The exit code is 0\n" +
+			"if there is none, 1 otherwise. --fix restarts what is in a dead network namespace, and runs `docker compose up -d`\n" +
+			"for services whose sandbox or part of the mesh is gone; it changes no file.",
+		Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return runDoctor(c.Context(), env, f, fix) },
+	}
+	addOutput(c, &f, "text", "json", "yaml")
+	c.Flags().BoolVar(&fix, "fix", false, "repair what can be repaired safely, then look again")
+	return c
+}
+
+func runDoctor(ctx context.Context, env *Env, f format, fix bool) error {
+	d := &doctor{env: env}
+	found, err := d.examine(ctx)
+	if err != nil {
+		return err
+	}
+	if fix {
+		if found, err = d.repair(ctx, found); err != nil {
+			return err
+		}
+	}
+	result := diagnosis{Mesh: d.mesh, Findings: append([]finding{}, found...)}
+	if f != "text" {
+		err = encode(env.Out, f, result)
+	} else {
+		d.print(found)
+	}
+	if err == nil && len(found) > 0 {
+		err = fmt.Errorf("mesh %s: %d findings", d.mesh, len(found))
+	}
+	return err
+}
+
+func (d *doctor) print(found []finding) {
+	if len(found) == 0 {
+		fmt.Fprintf(d.env.Out, "mesh %s is as it should be: %d containers\n", d.mesh, len(d.containers))
+	}
+	for _, f := range found {
+		who := cmp.Or(f.Container, f.Workload, d.mesh)
+		fmt.Fprintf(d.env.Out, "%s: %s\n", who, f.Problem)
+		advice := f.Advice
+		if f.Fixable {
+			advice += "   (or: meshctl doctor --fix)"
+		}
+		fmt.Fprintf(d.env.Out, "    → %s\n", advice)
+	}
+}
+
+// doctor examines one mesh.
+type doctor struct {
+	env        *Env
+	engine     Engine
+	mesh       string
+	containers []container.InspectResponse // of the mesh and of its projects
+}
+
+// examine asks about everything anew.
+func (d *doctor) examine(ctx context.Context) ([]finding, error) {
+	m, err := d.env.mesh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.mesh = m.Name
+	if d.engine, err = d.env.Engine(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.inspect(ctx); err != nil {
+		return nil, err
+	}
+	var found []finding
+	found = append(found, d.planes()...)
+	found = append(found, d.namespaces()...)
+	found = append(found, d.workloads()...)
+	found = append(found, d.files(ctx)...)
+	return found, nil
+}
+
+func (d *doctor) inspect(ctx context.Context) error {
+	d.containers = nil
+	seen := map[string]bool{}
+	for _, label := range []string{labels.Mesh + "=" + d.mesh, composeProject + "=" + d.mesh} {
+		list, err := d.engine.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", label))})
+		if err != nil {
+			return withCode(exitUnreachable, fmt.Errorf("list containers: %w", err))
+		}
+		for _, c := range list {
+			if seen[c.ID] {
+				continue
+			}
+			seen[c.ID] = true
+			info, err := d.engine.ContainerInspect(ctx, c.ID)
+			if err != nil || info.ContainerJSONBase == nil || info.State == nil || info.HostConfig == nil || info.Config == nil {
+				continue // gone since
+			}
+			d.containers = append(d.containers, info)
+		}
+	}
+	slices.SortFunc(d.containers, func(a, b container.InspectResponse) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+func label(c container.InspectResponse, key string) string { return c.Config.Labels[key] }
+
+func role(c container.InspectResponse) mesh.Role { return mesh.Role(label(c, labels.Role)) }
+
+func name(c container.InspectResponse) string { return strings.TrimPrefix(c.Name, "/") }
+
+// Labels that Compose writes.
+const (
+	composeService = "com.docker.compose.service"
+	composeFiles   = "com.docker.compose.project.config_files"
+	composeEnvFile = "com.docker.compose.project.environment_file"
+	composeOneOff  = "com.docker.compose.oneoff"
+)
+
+// planes finds what the mesh itself lacks.
+func (d *doctor) planes() []finding {
+	var found []finding
+	for _, r := range []mesh.Role{mesh.RoleKeeper, mesh.RolePilot, mesh.RoleCitadel, mesh.RoleMixer} {
+		i := slices.IndexFunc(d.containers, func(c container.InspectResponse) bool { return role(c) == r })
+		service := "composure-" + string(r)
+		switch {
+		case i < 0:
+			found = append(found, upFinding("", service, fmt.Sprintf("%s has no container", r), service))
+		case !d.containers[i].State.Running:
+			found = append(found, upFinding("", name(d.containers[i]), fmt.Sprintf("%s does not run: %s", r, why(d.containers[i].State)), service))
+		}
+	}
+	return found
+}
+
+func why(s *container.State) string {
+	if s.Error != "" {
+		return s.Error
+	}
+	return fmt.Sprintf("%s, exit code %d", s.Status, s.ExitCode)
+}
+
+func upFinding(workload, who, problem, service string) finding {
+	return finding{Workload: workload, Container: who, Problem: problem, Advice: "docker compose up -d " + service, Fixable: true, up: service}
+}
+
+// namespaces finds what the keeper would repair, or can't.
+func (d *doctor) namespaces() []finding {
+	var list []heal.Container
+	for _, c := range d.containers {
+		list = append(list, healView(c))
+	}
+	var found []finding
+	for _, a := range heal.Plan(list) {
+		f := finding{Workload: a.Workload, Container: a.Container.Name, Problem: a.Why, Fixable: true, action: a}
+		if a.Verb == heal.Tell {
+			f.Advice, f.up = a.Advice, a.Container.Service
+		} else {
+			f.Advice = fmt.Sprintf("docker %s %s; the keeper does it in a moment, and `meshctl events` tells", a.Verb, a.Container.Name)
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// healView is a container as the healer sees it.
+func healView(c container.InspectResponse) heal.Container {
+	v := heal.Container{
+		ID: c.ID, Name: name(c), Service: label(c, composeService), Role: role(c), Workload: label(c, labels.Workload),
+		OneOff: label(c, composeOneOff) == "True", State: heal.State(c.State.Status), Error: c.State.Error,
+	}
+	if c.State.Health != nil && c.State.Health.Status != container.NoHealthcheck {
+		v.Health = c.State.Health.Status
+	}
+	if c.HostConfig.NetworkMode.IsContainer() {
+		v.NetworkOf = c.HostConfig.NetworkMode.ConnectedContainer()
+	}
+	v.StartedAt, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt) // zero for one that never was
+	return v
+}
+
+// workloads finds proxies that don't work, and applications that could escape them.
+func (d *doctor) workloads() []finding {
+	var found []finding
+	proxies := map[string]container.InspectResponse{}
+	for _, c := range d.containers {
+		if r := role(c); r == mesh.RoleProxy || r == mesh.RoleGateway {
+			proxies[label(c, labels.Workload)] = c
+			found = append(found, unhealthy(c)...)
+		}
+	}
+	for _, c := range d.containers {
+		if role(c) != mesh.RoleApp || label(c, composeOneOff) == "True" {
+			continue
+		}
+		workload := label(c, labels.Workload)
+		proxy, ok := proxies[workload]
+		switch {
+		case !c.State.Running:
+		case !ok:
+			found = append(found, upFinding(workload, name(c), "it has no proxy, so it reaches nobody", label(c, composeService)))
+		case !proxy.State.Running && !failedToJoin(proxy):
+			found = append(found, upFinding(workload, name(proxy), "the proxy does not run, so the application reaches nobody: "+why(proxy.State), label(proxy, composeService)))
+		}
+		found = append(found, escapes(c)...)
+	}
+	return found
+}
+
+// failedToJoin reports whether the namespaces' findings have the container already.
+func failedToJoin(c container.InspectResponse) bool {
+	return strings.Contains(c.State.Error, "network") || strings.Contains(c.State.Error, "No such container")
+}
+
+func unhealthy(c container.InspectResponse) []finding {
+	if !c.State.Running || c.State.Health == nil || c.State.Health.Status != container.Unhealthy {
+		return nil
+	}
+	problem := "the proxy is not ready"
+	if n := len(c.State.Health.Log); n > 0 {
+		if out := strings.TrimSpace(c.State.Health.Log[n-1].Output); out != "" {
+			problem += ": " + out
+		}
+	}
+	return []finding{{Workload: label(c, labels.Workload), Container: name(c), Problem: problem, Advice: "docker logs --tail 20 " + name(c)}}
+}
+
+// escapes finds applications whose traffic is not captured, or that could undo the capture.
+func escapes(c container.InspectResponse) []finding {
+	var found []finding
+	add := func(problem, advice string) {
+		found = append(found, finding{Workload: label(c, labels.Workload), Container: name(c), Problem: problem, Advice: advice})
+	}
+	user, group, _ := strings.Cut(c.Config.User, ":")
+	if proxyUser := strconv.Itoa(mesh.UIDProxy); user == proxyUser || group == proxyUser {
+		add(fmt.Sprintf("it runs as user %s, the proxy's own, whose traffic is not captured", c.Config.User), "give the service another `user`")
+	}
+	if c.HostConfig.Privileged {
+		add("it is privileged: it can remove the capture rules", "leave out `privileged`, or leave the service out of the mesh with the label "+labels.Inject+`: "false"`)
+	}
+	for _, capability := range c.HostConfig.CapAdd {
+		if bare := strings.TrimPrefix(strings.ToUpper(capability), "CAP_"); bare == "NET_ADMIN" || bare == "ALL" {
+			add("it has the capability "+bare+": it can remove the capture rules", "leave out `cap_add: "+bare+"`, or leave the service out of the mesh with the label "+labels.Inject+`: "false"`)
+		}
+	}
+	return found
+}
+
+// files finds an override that no longer fits the project's files, and containers that were started without it.
+func (d *doctor) files(ctx context.Context) []finding {
+	home, ok := d.home()
+	if !ok {
+		return nil
+	}
+	if _, err := os.Stat(home.dir); err != nil {
+		return nil // the project is on another machine
+	}
+	opts := d.env.projectOptions(compose.Options{Files: home.files, ProjectDir: home.dir, EnvFiles: home.envFiles})
+	opts.WorkingDir, opts.ProjectName = home.dir, d.mesh
+	source, err := compose.Load(ctx, opts)
+	if err != nil {
+		return []finding{{Problem: fmt.Sprintf("the project's files don't load: %v", err), Advice: "docker compose config"}}
+	}
+	var found []finding
+	if len(source.Ours) == 0 {
+		found = append(found, finding{Problem: "the override that put the project into the mesh is gone, or the project was last started without it",
+			Advice: "meshctl compose inject, then docker compose up -d"})
+	}
+	for _, path := range source.Ours {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			continue // read a moment ago
+		}
+		h, _ := compose.ReadHeader(content)
+		if stale := source.Stale(path, h); stale != "" {
+			found = append(found, finding{Problem: fmt.Sprintf("%s is older than %s, which it was made from", filepath.Base(path), stale),
+				Advice: "meshctl compose inject, then docker compose up -d"})
+		}
+		found = append(found, d.outside(content)...)
+	}
+	return found
+}
+
+// outside finds running containers of services that the override puts into the mesh, and that are not in it.
+func (d *doctor) outside(override []byte) []finding {
+	var doc struct {
+		Services map[string]struct {
+			Labels map[string]string `yaml:"labels"`
+		} `yaml:"services"`
+	}
+	if yaml.Unmarshal(override, &doc) != nil {
+		return nil // the loader has read it: it is not of the form that we look for
+	}
+	var found []finding
+	for _, c := range d.containers {
+		service := label(c, composeService)
+		if role(c) == "" && c.State.Running && doc.Services[service].Labels[labels.Role] != "" {
+			found = append(found, upFinding(service, name(c), "it runs outside the mesh: it was started without the override", service))
+		}
+	}
+	return found
+}
+
+// home is where a project lives and how it was started.
+type home struct {
+	dir             string
+	files, envFiles []string
+}
+
+// home is that of the newest container of the mesh.
+func (d *doctor) home() (home, bool) {
+	var newest *container.InspectResponse
+	for i, c := range d.containers {
+		if role(c) != "" && label(c, composeProject) == d.mesh && (newest == nil || c.Created > newest.Created) {
+			newest = &d.containers[i]
+		}
+	}
+	if newest == nil || label(*newest, composeWorkingDir) == "" {
+		return home{}, false
+	}
+	h := home{dir: label(*newest, composeWorkingDir)}
+	if s := label(*newest, composeFiles); s != "" {
+		h.files = strings.Split(s, ",")
+	}
+	if s := label(*newest, composeEnvFile); s != "" {
+		h.envFiles = strings.Split(s, ",")
+	}
+	return h, true
+}
+
+// repair does what is safe about the findings and returns those that are left.
+func (d *doctor) repair(ctx context.Context, found []finding) ([]finding, error) {
+	var services []string
+	for _, f := range found {
+		if f.up != "" && !slices.Contains(services, f.up) {
+			services = append(services, f.up)
+		}
+	}
+	if len(services) > 0 {
+		if err := d.composeUp(ctx, services); err != nil {
+			return nil, err
+		}
+		var err error
+		if found, err = d.examine(ctx); err != nil {
+			return nil, err
+		}
+	}
+	acted := false
+	for _, f := range found { // proxies come before their applications
+		if f.action.Verb != heal.Start && f.action.Verb != heal.Restart {
+			continue
+		}
+		acted = true
+		if err := d.restart(ctx, f.action); err != nil {
+			return nil, err
+		}
+	}
+	if len(services) == 0 && !acted {
+		return found, nil
+	}
+	return d.examine(ctx)
+}
+
+// fixReady is how long --fix waits for a proxy before it restarts the application all the same.
+const fixReady = 30 * time.Second
+
+func (d *doctor) restart(ctx context.Context, a heal.Action) error {
+	id := a.Container.ID
+	d.env.talk("%s %s", a.Verb, a.Container.Name)
+	var err error
+	if a.Verb == heal.Start {
+		err = d.engine.ContainerStart(ctx, id, container.StartOptions{})
+	} else {
+		err = d.engine.ContainerRestart(ctx, id, container.StopOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", a.Verb, a.Container.Name, err)
+	}
+	if a.Container.Role != mesh.RoleProxy {
+		return nil
+	}
+	for deadline := time.Now().Add(fixReady); time.Now().Before(deadline); {
+		info, err := d.engine.ContainerInspect(ctx, id)
+		if err != nil || info.State == nil || info.State.Health == nil || info.State.Health.Status == container.Healthy {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// composeUp runs docker compose up as the project was started the last time.
+func (d *doctor) composeUp(ctx context.Context, services []string) error {
+	h, ok := d.home()
+	if !ok {
+		return errors.New("the mesh's containers don't say where their project is: run in its directory: docker compose up -d " + strings.Join(services, " "))
+	}
+	words := []string{"compose", "--project-name", d.mesh, "--project-directory", h.dir}
+	for _, f := range h.files {
+		words = append(words, "--file", f)
+	}
+	for _, f := range h.envFiles {
+		words = append(words, "--env-file", f)
+	}
+	words = append(append(words, "up", "--detach"), services...)
+	d.env.talk("docker compose up -d %s", strings.Join(services, " "))
+	cmd := exec.CommandContext(ctx, "docker", words...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = h.dir, d.env.Err, d.env.Err
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("docker compose up -d %s, in %s: %w", strings.Join(services, " "), h.dir, err)
+	}
+	return nil
+}
