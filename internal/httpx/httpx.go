@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -93,4 +94,14 @@ func HandleHealth(mux *http.ServeMux, name, version string, healthy func() error
 		}
 		JSON(w, map[string]string{"status": "ok"})
 	})
+}
+
+// bodyTime is what a client gets to send a request's body: peers are on this machine, and bodies are small.
+const bodyTime = 10 * time.Second
+
+// Body is the body of a request, of at most limit bytes, that must come within 10 s: a slow or endless one costs
+// neither memory nor a goroutine for long.
+func Body(w http.ResponseWriter, r *http.Request, limit int64) io.ReadCloser {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // a recorder in a test has none
+	return http.MaxBytesReader(w, r.Body, limit)
 }
