@@ -216,7 +216,8 @@ func run(t *testing.T, a *identity.Agent) (stop func()) {
 	}
 }
 
-type silentEngine struct{}
+// silentEngine has no container, and is asked for no more than that.
+type silentEngine struct{ keeper.Engine }
 
 func (silentEngine) List(context.Context, string, string) ([]keeper.Listed, error) { return nil, nil }
 func (silentEngine) Inspect(context.Context, string) (keeper.Container, error) {

@@ -128,7 +128,7 @@ func (c *Citadel) AdminHandler() http.Handler {
 
 func (c *Citadel) sign(w http.ResponseWriter, r *http.Request) {
 	var req attest.SignRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&req); err != nil {
+	if err := json.NewDecoder(httpx.Body(w, r, maxRequest)).Decode(&req); err != nil {
 		httpx.Error(w, http.StatusBadRequest, fmt.Errorf("decode the request: %w", err))
 		return
 	}

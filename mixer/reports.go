@@ -39,7 +39,7 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 		httpx.Error(w, http.StatusUnauthorized, err)
 		return
 	}
-	err = s.take(id, http.MaxBytesReader(w, r.Body, maxReportBytes))
+	err = s.take(id, httpx.Body(w, r, maxReportBytes))
 	s.refusals.note(s.cfg.Log, id, err)
 	if err != nil {
 		httpx.Error(w, statusOf(err), err)

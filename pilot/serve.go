@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/composure-mesh/composure/internal/apiserver"
+	"github.com/composure-mesh/composure/internal/httpx"
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/pilot/status"
@@ -42,7 +43,7 @@ func (p *Pilot) meshHandler() http.Handler {
 	})
 	mux.HandleFunc("POST /v1/acks", func(w http.ResponseWriter, r *http.Request) {
 		var ack snapshot.Ack
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAck)).Decode(&ack); err != nil {
+		if err := json.NewDecoder(httpx.Body(w, r, maxAck)).Decode(&ack); err != nil {
 			writeError(w, http.StatusBadRequest, fmt.Errorf("decode the ack: %w", err))
 			return
 		}
