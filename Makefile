@@ -20,6 +20,9 @@ BOOKINFO_SOURCES := $(shell find examples/bookinfo -name '*.go' -o -name '*.html
 # docker compose where it is installed, else one built from its module.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo $(CURDIR)/.cache/tools/compose-v2)
 
+# Says at the end which tests were skipped, and why.
+GOTESTSUM := .cache/tools/gotestsum --format pkgname
+
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## this list
@@ -75,21 +78,23 @@ test: unit suites ## every test, those on real Docker included
 
 .PHONY: unit
 unit: ## fast tests only
-	go test ./...
+	@build/tools.sh gotestsum
+	$(GOTESTSUM) -- ./...
 
 .PHONY: suites
 suites: bin/meshctl bookinfo test-tools ## tests on real Docker; S=Name runs one
 	COMPOSURE_COMPOSE="$(CURDIR)/.cache/tools/compose-v2" PATH="$(CURDIR)/.cache/tools:$$PATH" TESTCONTAINERS_RYUK_DISABLED=true \
-	  go test -tags suites -count=1 -timeout 30m -v $(if $(S),-run '$(S)') ./test/...
+	  $(GOTESTSUM) --format testname -- -tags suites -count=1 -timeout 30m $(if $(S),-run '$(S)') ./test/...
 
 .PHONY: test-tools
 test-tools:
-	@build/tools.sh compose kubectl promtool
+	@build/tools.sh compose kubectl promtool gotestsum
 	@test/images/build.sh
 
 .PHONY: race
 race: ## fast tests with the race detector
-	go test -race ./...
+	@build/tools.sh gotestsum
+	$(GOTESTSUM) -- -race ./...
 
 .PHONY: lint
 lint: ## golangci-lint

@@ -23,6 +23,7 @@ for tool in "$@"; do
     version=$(sed -n 's|.*github.com/docker/compose/v2 \(v[0-9.]*\).*|\1|p' build/tools/compose-v2/go.mod)
     build compose-v2 github.com/docker/compose/v2/cmd "-X github.com/docker/compose/v2/internal.Version=$version" ;;
   kubectl) build kubectl . "" ;;
+  gotestsum) build gotestsum gotest.tools/gotestsum "" ;;
   golangci-lint) build golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "" ;;
   promtool)
     [ -x "$tools/promtool" ] && continue
