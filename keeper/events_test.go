@@ -18,10 +18,10 @@ func TestEvents(t *testing.T) {
 	if status, answer := s.do("GET", "http://admin/events", nil); status != http.StatusOK || answer != "[]" {
 		t.Errorf("no events are %d %s", status, answer)
 	}
-	if status, _ := s.do("GET", "http://keeper/events", nil); status != http.StatusNotFound {
+	if status, _ := s.do(http.MethodGet, "http://keeper/events", nil); status != http.StatusNotFound {
 		t.Errorf("the mesh's own socket answers %d for events", status)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://admin/events?watch=1", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://admin/events?watch=1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -177,6 +177,7 @@ func (b *builder) fill(w *mesh.Workload, owner, holder *Container, sources ...*C
 	}
 	w.Addresses = b.addresses(owner)
 	w.Ports = b.ports(owner, say(labels.Ports), sources)
+	w.PlainPorts = b.plainPorts(owner, say(labels.ExcludeInboundPorts))
 }
 
 func serviceList(label, fallback string) []string {
@@ -277,6 +278,22 @@ func (b *builder) ports(owner *Container, label string, sources []*Container) []
 		list = append(list, *known[n])
 	}
 	return list
+}
+
+func (b *builder) plainPorts(owner *Container, label string) (list []uint16) {
+	for item := range strings.SplitSeq(label, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		n, err := strconv.ParseUint(item, 10, 16)
+		if err != nil || n == 0 {
+			b.problem(owner, "label %s: %q, want a port from 1 to 65535", labels.ExcludeInboundPorts, item)
+			continue
+		}
+		list = append(list, uint16(n))
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // facts sorts, and drops a workload whose name another has: names must be unique for what refers to them.

@@ -116,10 +116,13 @@ func TestBuildDecides(t *testing.T) {
 		"an unknown role is named":           {in: []Container{box("x", "butler", "x")}, problem: `container x: label composure.role is "butler"`},
 		"a missing workload is named":        {in: []Container{box("x", mesh.RoleProxy, "")}, problem: "container x: label composure.workload is missing"},
 		"a bad port is named":                {in: web(func(_, _, app *Container) { app.Labels[labels.Ports] = "70000/http,80" }), check: func(w mesh.Workload) bool { return len(w.Ports) == 1 && w.Ports[0].Number == 80 }, problem: `"70000/http", want <port from 1 to 65535>`},
-		"a workload is not gateway and app":  {in: append(web(func(_, _, _ *Container) {}), box("gw", mesh.RoleGateway, "web")), problem: "a gateway and an application at once"},
-		"while replaced, what runs is it":    {in: append(web(func(_, _, app *Container) { app.Running, app.Created = false, time.Unix(9, 0) }), box("new", mesh.RoleApp, "web")), check: func(w mesh.Workload) bool { return w.Running }},
-		"if none runs, the newer":            {in: append(web(func(_, _, app *Container) { app.Running, app.Health = false, "old" }), Container{ID: "n", Name: "new", Created: time.Unix(9, 0), Health: "new", Labels: box("new", mesh.RoleApp, "web").Labels}), check: func(w mesh.Workload) bool { return w.Health == "new" }},
-		"of one name there is one":           {in: append(web(func(_, _, _ *Container) {}), Container{ID: "z", Name: "z", Labels: map[string]string{labelProject: "shop", labelService: "web"}}), check: func(w mesh.Workload) bool { return w.Meshed }, problem: "workload web: there are two of this name"},
+		"excluded ports are told": {in: web(func(_, _, app *Container) { app.Labels[labels.ExcludeInboundPorts] = "9000, 80,x" }), check: func(w mesh.Workload) bool {
+			return len(w.PlainPorts) == 2 && w.PlainPorts[0] == 80 && w.PlainPorts[1] == 9000
+		}, problem: `"x", want a port from 1 to 65535`},
+		"a workload is not gateway and app": {in: append(web(func(_, _, _ *Container) {}), box("gw", mesh.RoleGateway, "web")), problem: "a gateway and an application at once"},
+		"while replaced, what runs is it":   {in: append(web(func(_, _, app *Container) { app.Running, app.Created = false, time.Unix(9, 0) }), box("new", mesh.RoleApp, "web")), check: func(w mesh.Workload) bool { return w.Running }},
+		"if none runs, the newer":           {in: append(web(func(_, _, app *Container) { app.Running, app.Health = false, "old" }), Container{ID: "n", Name: "new", Created: time.Unix(9, 0), Health: "new", Labels: box("new", mesh.RoleApp, "web").Labels}), check: func(w mesh.Workload) bool { return w.Health == "new" }},
+		"of one name there is one":          {in: append(web(func(_, _, _ *Container) {}), Container{ID: "z", Name: "z", Labels: map[string]string{labelProject: "shop", labelService: "web"}}), check: func(w mesh.Workload) bool { return w.Meshed }, problem: "workload web: there are two of this name"},
 		"a neighbour may name its mesh service": {in: []Container{{ID: "z", Name: "z", Labels: map[string]string{labelProject: "shop", labelService: "pg", labels.Service: "db", labels.Version: "14"}}}, check: func(w mesh.Workload) bool {
 			return w.CanonicalService() == "db" && w.Serves("pg") && w.Version() == "14"
 		}},

@@ -44,6 +44,8 @@ type Workload struct {
 	Health    string    `json:"health,omitempty"`
 	Addresses []Address `json:"addresses,omitempty"`
 	Ports     []Port    `json:"ports,omitempty"`
+	// PlainPorts are ports that its sidecar does not take, by the user's word: they are dialled in plain text.
+	PlainPorts []uint16 `json:"plainPorts,omitempty"`
 }
 
 // Address is a workload's place in one network.

@@ -371,6 +371,7 @@ type load struct {
 }
 
 func startLoad(t *testing.T, url string) *load {
+	t.Helper()
 	l := &load{done: make(chan struct{})}
 	for range 4 {
 		l.wg.Go(func() {

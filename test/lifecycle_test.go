@@ -143,6 +143,7 @@ type protection struct {
 }
 
 func watchProtection(t *testing.T, p *project) *protection {
+	t.Helper()
 	g := &protection{t: t, done: make(chan struct{})}
 	g.wg.Go(func() {
 		for {

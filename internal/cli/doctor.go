@@ -428,7 +428,10 @@ func (d *doctor) restart(ctx context.Context, a heal.Action) error {
 	}
 	for deadline := time.Now().Add(fixReady); time.Now().Before(deadline); {
 		info, err := d.engine.ContainerInspect(ctx, id)
-		if err != nil || info.State == nil || info.State.Health == nil || info.State.Health.Status == container.Healthy {
+		if err != nil {
+			return err
+		}
+		if info.State == nil || info.State.Health == nil || info.State.Health.Status == container.Healthy {
 			break
 		}
 		select {

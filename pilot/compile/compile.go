@@ -77,7 +77,7 @@ func workloadOf(w, viewer *mesh.Workload) snapshot.Workload {
 	}
 	slices.Sort(out.Services)
 	out.Services = slices.Compact(out.Services)
-	out.Ports = portsOf([]*mesh.Workload{w})
+	out.Ports, out.PlainPorts = portsOf([]*mesh.Workload{w}), w.PlainPorts
 	return out
 }
 

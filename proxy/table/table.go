@@ -162,7 +162,7 @@ func (t *Table) Session(dst netip.AddrPort) (target upstream.Target, cluster str
 		return target, cluster, ends
 	}
 	ends.Destination = w.Workload
-	target.Identity = w.endpoints[target.Addr.Addr()].Identity
+	target = w.endpoints[target.Addr.Addr()].Target(dst.Port())
 	if s := w.Canonical; s != nil {
 		ends.Service = s.Service
 		cluster = s.clusters[""].Name(dst.Port())

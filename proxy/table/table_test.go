@@ -121,6 +121,22 @@ func TestSelfIsDialledInPlainText(t *testing.T) {
 	}
 }
 
+func TestExcludedPortIsDialledInPlainText(t *testing.T) {
+	s := shop()
+	old := build(t, s, nil)
+	s = shop()
+	s.Workloads[2].PlainPorts = []uint16{8001}
+	tab := build(t, s, old)
+	for port, plain := range map[uint16]bool{8000: false, 8001: true} {
+		if got := tab.Cluster("reviews"+domain, "").Endpoints[0].Target(port); (got.Identity == "") != plain {
+			t.Errorf("requests to port %d want identity %q", port, got.Identity)
+		}
+		if got, _, _ := tab.Session(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), port)); (got.Identity == "") != plain {
+			t.Errorf("connections to port %d want identity %q", port, got.Identity)
+		}
+	}
+}
+
 func TestSession(t *testing.T) {
 	tab := build(t, shop(), nil)
 	target, cluster, ends := tab.Session(netip.MustParseAddrPort("10.0.0.2:6379"))

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -29,12 +30,19 @@ type endpointState struct {
 // counters, and only the workload's description is new.
 func NewEndpoint(w *snapshot.Workload, addr netip.Addr, identity string, old *Endpoint) *Endpoint {
 	e := &Endpoint{Workload: w, Addr: addr, Identity: identity}
-	if old != nil && old.Addr == addr && old.Identity == identity {
+	if old != nil && old.Addr == addr && old.Identity == identity && slices.Equal(plainPorts(old.Workload), plainPorts(w)) {
 		e.state = old.state
 	} else {
 		e.state = &endpointState{}
 	}
 	return e
+}
+
+func plainPorts(w *snapshot.Workload) []uint16 {
+	if w == nil {
+		return nil
+	}
+	return w.PlainPorts
 }
 
 // Active is how many requests are under way.
@@ -48,7 +56,11 @@ func (e *Endpoint) Done() { e.state.active.Add(-1) }
 
 // Target is the endpoint at a port.
 func (e *Endpoint) Target(port uint16) Target {
-	return Target{Addr: netip.AddrPortFrom(e.Addr, port), Identity: e.Identity}
+	t := Target{Addr: netip.AddrPortFrom(e.Addr, port), Identity: e.Identity}
+	if slices.Contains(plainPorts(e.Workload), port) {
+		t.Identity = "" // its sidecar does not take this port
+	}
+	return t
 }
 
 // Get yields a connection for one HTTP/1 exchange: an idle one, or else a new one. A dedicated connection is
