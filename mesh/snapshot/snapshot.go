@@ -51,6 +51,8 @@ type Workload struct {
 	Addresses []string `json:"addresses,omitempty"`
 	// Ports are the declared ones. Others may be served too.
 	Ports []Port `json:"ports,omitempty"`
+	// PlainPorts are ports that its sidecar does not take: they are dialled in plain text.
+	PlainPorts []uint16 `json:"plainPorts,omitempty"`
 }
 
 // Port is a declared port.
