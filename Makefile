@@ -20,6 +20,12 @@ BOOKINFO_SOURCES := $(shell find examples/bookinfo -name '*.go' -o -name '*.html
 # docker compose where it is installed, else one built from its module.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo $(CURDIR)/.cache/tools/compose-v2)
 
+TEST_TOOLS := compose kubectl promtool gotestsum
+# The clients that tests drive are those of TEST_TOOLS, whatever the machine has.
+unit race suites: export PATH := $(CURDIR)/.cache/tools:$(PATH)
+unit race suites: export COMPOSURE_COMPOSE := $(CURDIR)/.cache/tools/compose-v2
+unit race suites: export TESTCONTAINERS_RYUK_DISABLED := true
+
 # Says at the end which tests were skipped, and why.
 GOTESTSUM := .cache/tools/gotestsum --format pkgname
 
@@ -78,22 +84,21 @@ test: unit suites ## every test, those on real Docker included
 
 .PHONY: unit
 unit: ## fast tests only
-	@build/tools.sh gotestsum
+	@build/tools.sh $(TEST_TOOLS)
 	$(GOTESTSUM) -- ./...
 
 .PHONY: suites
 suites: bin/meshctl bookinfo test-tools ## tests on real Docker; S=Name runs one
-	COMPOSURE_COMPOSE="$(CURDIR)/.cache/tools/compose-v2" PATH="$(CURDIR)/.cache/tools:$$PATH" TESTCONTAINERS_RYUK_DISABLED=true \
-	  $(GOTESTSUM) --format testname -- -tags suites -count=1 -timeout 30m $(if $(S),-run '$(S)') ./test/...
+	$(GOTESTSUM) --format testname -- -tags suites -count=1 -timeout 30m $(if $(S),-run '$(S)') ./test/...
 
 .PHONY: test-tools
 test-tools:
-	@build/tools.sh compose kubectl promtool gotestsum
+	@build/tools.sh $(TEST_TOOLS)
 	@test/images/build.sh
 
 .PHONY: race
 race: ## fast tests with the race detector
-	@build/tools.sh gotestsum
+	@build/tools.sh $(TEST_TOOLS)
 	$(GOTESTSUM) -- -race ./...
 
 .PHONY: lint

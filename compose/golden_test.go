@@ -68,20 +68,32 @@ func golden(t *testing.T, path string, got []byte) {
 	}
 }
 
-var plugin = sync.OnceValue(func() error { return exec.Command("docker", "compose", "version").Run() })
+// plugin is the docker compose to ask: that of COMPOSURE_COMPOSE, which make sets, or the installed one.
+var plugin = strings.Fields(composeCommand())
 
-// accepted asks the compose plugin whether it takes the files, where there is one.
+func composeCommand() string {
+	if c := os.Getenv("COMPOSURE_COMPOSE"); c != "" {
+		return c
+	}
+	return "docker compose"
+}
+
+var pluginError = sync.OnceValue(func() error {
+	return exec.Command(plugin[0], append(plugin[1:len(plugin):len(plugin)], "version")...).Run()
+})
+
+// accepted asks docker compose whether it takes the files, where there is one.
 func accepted(t *testing.T, dir string, files ...string) {
 	t.Helper()
-	if err := plugin(); err != nil {
+	if err := pluginError(); err != nil {
 		t.Logf("not checked with docker compose: there is no plugin: %v", err)
 		return
 	}
-	args := []string{"compose"}
+	args := plugin[1:len(plugin):len(plugin)]
 	for _, f := range files {
 		args = append(args, "-f", f)
 	}
-	cmd := exec.Command("docker", append(args, "--profile", "*", "config", "-q", "--no-env-resolution")...)
+	cmd := exec.Command(plugin[0], append(args, "--profile", "*", "config", "-q", "--no-env-resolution")...)
 	cmd.Dir, cmd.Env = dir, testEnv
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("docker compose refuses the project with the override: %v\n%s", err, out)
