@@ -9,7 +9,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 endif
 # The sandbox's image is named by its content, and its binary must not change with each commit: raise this when
 # its behaviour changes.
-SANDBOX_VERSION := 1
+SANDBOX_VERSION := 2
 ARCH ?= $(shell go env GOARCH)
 COMPONENTS := proxy keeper pilot citadel mixer
 DIST := dist/$(ARCH)

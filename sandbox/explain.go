@@ -17,6 +17,7 @@ const probeChain = "COMPOSURE_PROBE"
 
 // features are the kernel modules behind the matches and targets that our rules use, IPv4's and IPv6's.
 var features = map[string][2]string{
+	"-m addrtype":  {"xt_addrtype", "xt_addrtype"},
 	"-m conntrack": {"xt_conntrack", "xt_conntrack"},
 	"-m connmark":  {"xt_connmark", "xt_connmark"},
 	"-m owner":     {"xt_owner", "xt_owner"},

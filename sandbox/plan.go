@@ -97,6 +97,14 @@ func capture(f Family, o Options) Table {
 	}
 	add := func(chain, spec string) { t.Rules = append(t.Rules, Rule{chain, spec}) }
 
+	// PREROUTING comes before routing: a frame to our MAC address may carry any destination. What is not ours to
+	// answer for is the kernel's to drop or forward; redirected, the proxy would dial it in the sender's stead.
+	if f == IPv4 {
+		add(chainIn, "-d 127.0.0.0/8 -j RETURN")
+	} else {
+		add(chainIn, "-d ::1/128 -j RETURN")
+	}
+	add(chainIn, "-m addrtype ! --dst-type LOCAL -j RETURN")
 	for _, p := range slices.Concat(openPorts, o.ExcludeInboundPorts) {
 		add(chainIn, match("--dport", p)+" -j RETURN")
 	}

@@ -15,7 +15,7 @@ MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 PACKAGES="iptables libc6 libip4tc2 libip6tc2 libmnl0 libnftnl11 libxtables12"
 
 # The extensions that the sandbox's rules use, and those of the rules beside which they stand (the engine's).
-EXTENSIONS="libip6t_REJECT libipt_REJECT libxt_CONNMARK libxt_DNAT libxt_NAT libxt_REDIRECT libxt_SNAT libxt_comment
+EXTENSIONS="libip6t_REJECT libipt_REJECT libxt_CONNMARK libxt_DNAT libxt_NAT libxt_REDIRECT libxt_SNAT libxt_addrtype libxt_comment
 	libxt_connmark libxt_conntrack libxt_owner libxt_standard libxt_tcp libxt_udp"
 
 fail() { echo "fetch.sh: $*" >&2; exit 1; }
