@@ -72,6 +72,9 @@ type Capture struct {
 	Acquire func(context.Context) (*listen.Held, error)
 	// OriginalDst is where the client of a captured connection was going, by the side that it came in on.
 	OriginalDst func(c *net.TCPConn, outbound bool) (netip.AddrPort, error)
+	// Own tells whether an address is one of this namespace's, so that an inbound connection to any other is refused:
+	// a neighbour chooses what destination its frames carry. Nil where the destination is not the client's to choose.
+	Own func(netip.Addr) bool
 	// SelfTest is the address to dial to see that capture works, mesh.SelfTestIP and any port; invalid for none.
 	SelfTest netip.AddrPort
 }

@@ -63,7 +63,7 @@ func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
 
 func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
 	dst, ok := s.redirected(c, false)
-	if !ok {
+	if !ok || !s.mayEnter(c, dst) {
 		listen.Reset(c)
 		return
 	}
@@ -80,6 +80,25 @@ func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
 	}
 	st.target.Ends.Source = t.Peer(st.Remote.Addr(), "")
 	s.serve(ctx, st)
+}
+
+// mayEnter reports whether an inbound connection goes to our own application: to one of our addresses, and not to
+// the proxy's own ports. The sandbox's rules see to it as well; this holds if they fail.
+func (s *Server) mayEnter(c *net.TCPConn, dst netip.AddrPort) bool {
+	own := s.cfg.Capture.Own
+	if own == nil {
+		return true
+	}
+	switch dst.Port() {
+	case mesh.PortAdmin, mesh.PortOutbound, mesh.PortInbound:
+	default:
+		if own(dst.Addr()) {
+			return true
+		}
+	}
+	s.stats.foreign.Add(1)
+	s.log.Debug("refused an inbound connection to what is not the application's", "remote", c.RemoteAddr(), "original_destination", dst)
+	return false
 }
 
 func connection(d exchange.Direction, c *net.TCPConn, dst netip.AddrPort) *exchange.Connection {

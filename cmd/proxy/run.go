@@ -96,6 +96,7 @@ func meshed(cfg *proxy.Config) error {
 		cfg.Capture = &proxy.Capture{
 			Acquire:     func(ctx context.Context) (*listen.Held, error) { return listen.Acquire(ctx, mesh.HandoverSocket) },
 			OriginalDst: func(c *net.TCPConn, _ bool) (netip.AddrPort, error) { return listen.OriginalDst(c) },
+			Own:         new(listen.Network).Has,
 			SelfTest:    netip.AddrPortFrom(netip.MustParseAddr(mesh.SelfTestIP), 1),
 		}
 	}
