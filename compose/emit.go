@@ -38,8 +38,10 @@ type emitter struct {
 	// resolved are the fields whose values are copied with their variables resolved, because as written they
 	// don't mean the same in another place.
 	resolved map[fieldOf]bool
-	changes  []Change
-	added    map[string]bool // services that inject adds
+	// copied are the fields of replicas that extending their service does not bring.
+	copied  map[fieldOf]bool
+	changes []Change
+	added   map[string]bool // services that inject adds
 }
 
 // output is the whole override file for a directory.
@@ -56,7 +58,12 @@ func (e *emitter) output(dir string) ([]byte, error) {
 	}
 	for _, name := range e.src.services() {
 		add(services, name, e.user(name))
-		if w := e.plan.workload(name); w != nil {
+		for _, w := range e.plan.replicas(name) {
+			if w.Replica > 1 {
+				if err := insert(w.Name, e.clone(w)); err != nil {
+					return nil, err
+				}
+			}
 			if err := insert(w.Sandbox(), e.sandbox(w)); err != nil {
 				return nil, err
 			}
@@ -118,11 +125,11 @@ func (e *emitter) change(service, path string, from any, to, why string) {
 func (e *emitter) app(w *Workload) *yaml.Node {
 	written := e.src.rawService(w.Service)
 	n := mapping("network_mode", types.ServicePrefix+w.Sandbox())
-	e.change(w.Service, "network_mode", written["network_mode"], types.ServicePrefix+w.Sandbox(), "the sandbox owns the network namespace")
+	e.change(w.Name, "network_mode", written["network_mode"], types.ServicePrefix+w.Sandbox(), "the sandbox owns the network namespace")
 	for _, field := range append([]string{"networks"}, moved...) {
 		if v, ok := written[field]; ok {
 			add(n, field, reset())
-			e.change(w.Service, field, v, "services."+w.Sandbox()+"."+field, "the network namespace is the sandbox's")
+			e.change(w.Name, field, v, "services."+w.Sandbox()+"."+field, "the network namespace is the sandbox's")
 		}
 	}
 	if net, rest := e.sysctls(w.Service); len(net) > 0 {
@@ -131,15 +138,16 @@ func (e *emitter) app(w *Workload) *yaml.Node {
 		} else {
 			add(n, "sysctls", reset())
 		}
-		e.change(w.Service, "sysctls", net, "services."+w.Sandbox()+".sysctls", "net.* belongs to the network namespace")
+		e.change(w.Name, "sysctls", net, "services."+w.Sandbox()+".sysctls", "net.* belongs to the network namespace")
 	}
+	e.scaled(n, w)
 	depends := mapping(w.Sandbox(), started(true), w.Proxy(), healthy())
 	depends.Content = append(depends.Content, e.linkedTo(w.Service).Content...)
 	add(n, "depends_on", depends)
-	e.change(w.Service, "depends_on", nil, line(depends), "it starts when it is protected and its proxy is ready")
-	own := member(mesh.RoleApp, w.Service)
+	e.change(w.Name, "depends_on", nil, line(depends), "it starts when it is protected and its proxy is ready")
+	own := member(mesh.RoleApp, w.Name)
 	add(n, "labels", own)
-	e.change(w.Service, "labels", nil, line(own), "the keeper knows it by them")
+	e.change(w.Name, "labels", nil, line(own), "the keeper knows it by them")
 	return n
 }
 
@@ -169,7 +177,7 @@ func member(role mesh.Role, workload string) *yaml.Node {
 
 // holder are the labels of a proxy, which holds the workload's certificate, and of its sandbox.
 func holder(role mesh.Role, w *Workload) *yaml.Node {
-	n := member(role, w.Service)
+	n := member(role, w.Name)
 	add(n, labels.Namespace, w.Namespace)
 	add(n, labels.ServiceAccount, w.ServiceAccount)
 	add(n, noUpdates, "false")
@@ -229,6 +237,11 @@ func (e *emitter) field(service, field string) any {
 	if !e.resolved[fieldOf{service, field}] {
 		return e.src.rawService(service)[field]
 	}
+	return e.resolvedField(service, field)
+}
+
+// resolvedField is the value of a service's field with its variables resolved.
+func (e *emitter) resolvedField(service, field string) any {
 	var all map[string]any
 	b, err := json.Marshal(e.src.project.Services[service])
 	if err == nil {
@@ -239,7 +252,7 @@ func (e *emitter) field(service, field string) any {
 	if err != nil { // the model comes from YAML: JSON holds all of it
 		return e.src.rawService(service)[field]
 	}
-	return clone(all, escape)[field]
+	return cloned(all, escape)[field]
 }
 
 // sandbox is the container that takes the service's place in its networks.
@@ -251,12 +264,14 @@ func (e *emitter) sandbox(w *Workload) *yaml.Node {
 	add(n, "security_opt", flow("no-new-privileges:true"))
 	add(n, "read_only", true)
 	add(n, "tmpfs", flow("/run")) // the lock of iptables
-	e.follow(n, w.Service)
+	e.follow(n, w)
 	add(n, "stop_grace_period", "1s")
 	add(n, "networks", e.networks(w))
 	for _, field := range moved {
 		switch field {
-		case "ports", "expose":
+		case "ports":
+			add(n, field, e.ports(w))
+		case "expose":
 			add(n, field, portsNode(e.field(w.Service, field)))
 		case "links":
 			add(n, field, e.links(w.Service))
@@ -307,12 +322,16 @@ func (e *emitter) ours(component string) *yaml.Node {
 }
 
 // follow copies what decides whether and where a service's containers run.
-func (e *emitter) follow(n *yaml.Node, service string) {
-	svc, written := e.src.project.Services[service], e.src.rawService(service)
+func (e *emitter) follow(n *yaml.Node, w *Workload) {
+	svc, written := e.src.project.Services[w.Service], e.src.rawService(w.Service)
 	add(n, "restart", restart(svc, written))
 	add(n, "profiles", written["profiles"])
 	add(n, "userns_mode", written["userns_mode"])
-	if svc.GetScale() == 0 {
+	switch {
+	case e.plan.containers(w) > 0:
+	case svc.GetScale() > 0:
+		add(n, "scale", 0)
+	default:
 		scale := written["scale"]
 		if deploy, ok := written["deploy"].(map[string]any); ok && scale == nil {
 			scale = deploy["replicas"]

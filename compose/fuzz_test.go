@@ -53,7 +53,7 @@ func randomProject(r *rand.Rand) string {
 		maybe("profiles: [p]")
 		maybe("labels: %s", pick("[a=b, composure.version=v1]", "{app: x, composure.service: svc}", `{composure.inject: "false"}`, `{q: "$$1"}`, `["composure.inject=true"]`))
 		maybe("environment: %s", pick("[SERVICE_NAME=n, A]", `{SERVICE_80_NAME: m, SERVICE_TAGS: "version|v2", B: "$$c"}`))
-		maybe("deploy: {replicas: %s}", pick("0", "1", `"${N:-0}"`))
+		maybe("deploy: {replicas: %s}", pick("0", "1", "2", `"${N:-0}"`, `"${N:-3}"`))
 		maybe("%s", pick("cap_add: [NET_ADMIN]", "privileged: true", "user: \"1337\"", "user: www", "runtime: kata", "userns_mode: host"))
 		if i > 0 {
 			maybe("depends_on: %s", pick(fmt.Sprintf("[s%d]", r.IntN(i)), fmt.Sprintf("{s%d: {condition: service_healthy, required: false}}", r.IntN(i)), fmt.Sprintf("[\"s${D:-%d}\"]", r.IntN(i))))
@@ -117,7 +117,7 @@ func checkProject(t *testing.T, name, yaml string) bool {
 		}
 		return false
 	}
-	plan, err := s.Plan()
+	plan, err := s.Plan(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ type Config struct {
 	// ImagePrefix comes before /<component>; empty is "composure", whose images meshctl loads itself and which
 	// are never pulled. Images of another prefix are pulled where they are missing.
 	ImagePrefix string
+	// Scale is the number of replicas of services, over what the files say.
+	Scale map[string]int
 	// Ingress are the ports of istio-ingressgateway; without any there is none.
 	Ingress []PortMap
 	// LogLevel, AccessLog, TrustDomain and CertLifetime are handed to the components; zero is their default.
@@ -67,7 +69,7 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 	if cfg.Version == "" {
 		return nil, errors.New("inject: the version of the images is not set")
 	}
-	plan, err := s.Plan()
+	plan, err := s.Plan(cfg.Scale)
 	if err != nil {
 		return nil, err
 	}
@@ -86,13 +88,13 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 	if res.Path != "" {
 		dir = filepath.Dir(res.Path)
 	}
-	e := &emitter{src: s, plan: plan, cfg: cfg, resolved: map[fieldOf]bool{}}
+	e := &emitter{src: s, plan: plan, cfg: cfg, resolved: map[fieldOf]bool{}, copied: map[fieldOf]bool{}}
 	var project *types.Project
 	for { // until every value that can't be moved as it is written is moved as it is meant
 		if res.Output, err = e.output(dir); err != nil {
 			return nil, err
 		}
-		if project, err = s.merge(ctx, res.Output); err != nil {
+		if project, err = s.merge(ctx, res.Output, plan.clones()); err != nil {
 			return nil, fmt.Errorf("the project does not load together with the override that inject made for it, so nothing is written: %w", err)
 		}
 		diffs := e.verify(project)

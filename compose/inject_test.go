@@ -41,9 +41,13 @@ func TestErrors(t *testing.T) {
 	}{
 		{name: "malformed", yaml: "services:\n  web: [", want: []string{"compose.yaml", "line 2"}},
 		{name: "unknown field", yaml: "services:\n  web: {image: x, prots: []}", want: []string{"compose.yaml", "services.web", "prots"}},
-		{name: "replicas", yaml: "services:\n  web:\n    image: x\n    deploy:\n      replicas: 3",
-			want: []string{"compose.yaml:5: services.web.deploy.replicas: 3 replicas", "the next one does", "composure.inject"}},
-		{name: "scale", yaml: "services:\n  web:\n    image: x\n    scale: 2", want: []string{"compose.yaml:4: services.web.scale: 2 replicas"}},
+		{name: "replicas with a name", yaml: "services:\n  web:\n    image: x\n    container_name: xyz", cfg: Config{Scale: map[string]int{"web": 2}},
+			want: []string{"compose.yaml:4: services.web.container_name: 2 replicas"}},
+		{name: "replicas with an address", yaml: "services:\n  web:\n    image: x\n    scale: 2\n    networks:\n      n:\n        ipv4_address: 10.0.0.2\nnetworks: {n: {ipam: {config: [{subnet: 10.0.0.0/24}]}}}",
+			want: []string{"compose.yaml:7: services.web.networks.n.ipv4_address: 2 replicas"}},
+		{name: "taken replica", yaml: "services:\n  web: {image: x, scale: 2}\n  web-2: {image: y}", want: []string{"compose.yaml:3: services.web-2: inject adds"}},
+		{name: "scale of nothing", yaml: plain, cfg: Config{Scale: map[string]int{"wbe": 2}}, want: []string{"scale wbe=2: the project has no service wbe; it has web"}},
+		{name: "scale outside", yaml: "services:\n  web: {image: x}\n  db: {image: x, network_mode: host}", cfg: Config{Scale: map[string]int{"db": 2}}, want: []string{"scale db=2: services.db.network_mode: left out"}},
 		{name: "label value", yaml: "services:\n  web:\n    image: x\n    labels:\n      - composure.inject=maybe",
 			want: []string{"compose.yaml:5: services.web.labels.composure.inject:", `"maybe" is neither`}},
 		{name: "impossible demand", yaml: "services:\n  web:\n    image: x\n    network_mode: host\n    labels: {composure.inject: \"true\"}",
@@ -356,7 +360,7 @@ func TestVerifyRefuses(t *testing.T) {
 networks: {n: , default: }
 `})
 	s, r := inject(t, dir, testConfig)
-	plan, err := s.Plan()
+	plan, err := s.Plan(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +382,7 @@ networks: {n: , default: }
 			t.Errorf("%s: there is nothing to break", tc.field)
 			continue
 		}
-		project, err := s.merge(context.Background(), []byte(bad))
+		project, err := s.merge(context.Background(), []byte(bad), nil)
 		if err != nil {
 			t.Errorf("%s: %v", tc.field, err)
 			continue

@@ -19,8 +19,13 @@ const partSize = 25
 
 // merge loads the project together with an override as Compose does: the override's own bytes over the model of
 // the files before it. It goes part by part, and the parts come together for the checks of the whole.
-func (s *Source) merge(ctx context.Context, override []byte) (*types.Project, error) {
+func (s *Source) merge(ctx context.Context, override []byte, clones []string) (*types.Project, error) {
 	blocks, rest := split(override)
+	extending := bodyStart
+	for _, name := range clones {
+		extending += blocks[name]
+		delete(blocks, name)
+	}
 	names := slices.Collect(slices.Chunk(s.services(), partSize))
 	parts := make([]part, len(names))
 	seen := map[string]bool{}
@@ -42,17 +47,40 @@ func (s *Source) merge(ctx context.Context, override []byte) (*types.Project, er
 			return err
 		})
 	}
+	var replicas map[string]any
+	group.Go(func() (err error) {
+		replicas, err = s.extend(ctx, extending)
+		return err
+	})
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	whole := models[len(models)-1]
-	services := map[string]any{}
+	services := maps.Clone(replicas)
 	for _, m := range models {
 		merged, _ := m["services"].(map[string]any)
 		maps.Copy(services, merged)
 	}
 	whole["services"] = services
 	return s.typed(whole)
+}
+
+// extend loads the services that extend the user's: they need nothing but the files that they name.
+func (s *Source) extend(ctx context.Context, content string) (map[string]any, error) {
+	if content == bodyStart {
+		return map[string]any{}, nil
+	}
+	config := types.ConfigDetails{
+		WorkingDir:  s.config.WorkingDir,
+		Environment: maps.Clone(s.config.Environment), // the loader writes to it
+		ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(s.Dir, meshOutput), Content: []byte(content)}},
+	}
+	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.called)
+	if err != nil {
+		return nil, err
+	}
+	services, _ := model["services"].(map[string]any)
+	return services, nil
 }
 
 // part is a part of the override and what it is merged over.
@@ -199,7 +227,7 @@ func (s *Source) mergePart(ctx context.Context, p *part) (map[string]any, error)
 		WorkingDir:  s.config.WorkingDir,
 		Environment: maps.Clone(s.config.Environment), // the loader writes to it
 		ConfigFiles: []types.ConfigFile{
-			{Filename: s.Files[0], Config: clone(p.model, escape)}, // it is resolved a second time
+			{Filename: s.Files[0], Config: cloned(p.model, escape)}, // it is resolved a second time
 			{Filename: filepath.Join(s.Dir, meshOutput), Content: []byte(p.content)},
 		},
 	}
@@ -214,7 +242,7 @@ func (s *Source) mergePart(ctx context.Context, p *part) (map[string]any, error)
 	}
 	merged, _ := model["services"].(map[string]any)
 	for name, fields := range p.services {
-		whole := clone(s.modelService(name), verbatim)
+		whole := cloned(s.modelService(name), verbatim)
 		after, _ := merged[name].(map[string]any)
 		for k := range fields {
 			delete(whole, k)
@@ -227,8 +255,8 @@ func (s *Source) mergePart(ctx context.Context, p *part) (map[string]any, error)
 	return model, nil
 }
 
-// clone copies a model with every string, but no key, mapped by text.
-func clone(model map[string]any, text func(string) string) map[string]any {
+// cloned copies a model with every string, but no key, mapped by text.
+func cloned(model map[string]any, text func(string) string) map[string]any {
 	var copied func(any) any
 	copied = func(v any) any {
 		switch v := v.(type) {

@@ -26,14 +26,14 @@ func (e *emitter) networks(w *Workload) *yaml.Node {
 		}
 		var aliases []string
 		if resolved.ServiceNameAliasEnabled() {
-			aliases = append(aliases, w.Service)
+			aliases = append(aliases, w.Service) // of all replicas
 		}
 		for _, name := range w.Services { // without the user's own aliases, which belong to one network
 			if isMeshName(svc, name) {
 				aliases = append(aliases, name)
 			}
 		}
-		aliases = append(aliases, e.containerName(w.Service))
+		aliases = append(aliases, e.containerName(w))
 		if own, ok := settings["aliases"].([]any); ok {
 			for _, a := range own {
 				aliases = append(aliases, fmt.Sprint(a))
@@ -71,11 +71,11 @@ func unique(list []string) []string {
 }
 
 // containerName is the DNS name that Docker gives a service's container.
-func (e *emitter) containerName(service string) string {
-	if name, ok := e.src.rawService(service)["container_name"].(string); ok {
+func (e *emitter) containerName(w *Workload) string {
+	if name, ok := e.src.rawService(w.Service)["container_name"].(string); ok {
 		return name
 	}
-	return projectName + "-" + service + "-1"
+	return fmt.Sprintf("%s-%s-%d", projectName, w.Service, w.Replica)
 }
 
 // sysctls splits the service's sysctls into those of the network namespace and the rest.
@@ -100,6 +100,27 @@ func (e *emitter) sysctls(service string) (net, rest map[string]any) {
 		}
 	}
 	return net, rest
+}
+
+// ports are the ports that the sandbox publishes: as written for the first of several replicas, those that can be
+// published more than once for the others.
+func (e *emitter) ports(w *Workload) *yaml.Node {
+	all := e.src.project.Services[w.Service].Ports
+	switch left := publishable(all, w.Replica); len(left) {
+	case len(all):
+		return portsNode(e.field(w.Service, "ports"))
+	case 0:
+		return nil
+	default:
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		resolved, _ := e.resolvedField(w.Service, "ports").([]any)
+		for i, p := range resolved {
+			if m, ok := p.(map[string]any); ok && !isOnce(all[i]) {
+				n.Content = append(n.Content, value(m))
+			}
+		}
+		return n
+	}
 }
 
 // portsNode writes ports and exposed ports as quoted strings, and long where a short form does not say it all.

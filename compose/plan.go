@@ -2,6 +2,7 @@ package compose
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -15,7 +16,7 @@ import (
 
 // Plan is what becomes of each service.
 type Plan struct {
-	// Workloads are the services that get a sandbox and a proxy, by Service.
+	// Workloads are the services that get a sandbox and a proxy, by Service and Replica.
 	Workloads []Workload
 	// Joiners are services in the network namespace of a workload (network_mode: service:x), by Service: they
 	// follow it into its sandbox.
@@ -24,6 +25,9 @@ type Plan struct {
 	Linked []string
 	// Warnings say which services are left alone and why, and what passes beside the mesh.
 	Warnings []Warning
+
+	// scale is how many containers a service shall have: Config.Scale over what the files say.
+	scale map[string]int
 }
 
 // Joiner is a service that shares the network namespace of a workload, Owner.
@@ -45,7 +49,7 @@ func (w Warning) String() string {
 	return text
 }
 
-// workload returns the workload of a service, nil if it has none.
+// workload returns the workload of a service, the first where it has replicas; nil if it has none.
 func (p *Plan) workload(service string) *Workload {
 	i, ok := slices.BinarySearchFunc(p.Workloads, service, func(w Workload, s string) int { return strings.Compare(w.Service, s) })
 	if !ok {
@@ -54,9 +58,10 @@ func (p *Plan) workload(service string) *Workload {
 	return &p.Workloads[i]
 }
 
-// Plan decides on every service. Its errors name the file, the service and the field.
-func (s *Source) Plan() (*Plan, error) {
-	p := &Plan{}
+// Plan decides on every service, with scale over the numbers of replicas in the files. Its errors name the file, the
+// service and the field.
+func (s *Source) Plan(scale map[string]int) (*Plan, error) {
+	p := &Plan{scale: map[string]int{}}
 	var joining []string
 	for _, name := range s.services() {
 		svc := s.project.Services[name]
@@ -76,8 +81,15 @@ func (s *Source) Plan() (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Workloads = append(p.Workloads, w)
 		p.Warnings = append(p.Warnings, beside(svc)...)
+		if err := p.unroll(s, w, scale); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(scale)) {
+		if p.workload(name) == nil {
+			return nil, fmt.Errorf("scale %s=%d: %s", name, scale[name], p.unscalable(s, name))
+		}
 	}
 	for _, name := range joining {
 		p.join(s, name)
@@ -154,14 +166,6 @@ func (s *Source) unfit(svc types.ServiceConfig) (*Warning, error) {
 		w.Reason = left + w.Reason
 		w.Do = fmt.Sprintf("label it %s: \"true\" if you want it in the mesh all the same", labels.Inject)
 		return w, nil
-	}
-	if n := svc.GetScale(); n > 1 {
-		field := []string{"scale"}
-		if svc.Scale == nil {
-			field = []string{"deploy", "replicas"}
-		}
-		return nil, s.errorf(svc.Name, field, "%d replicas can't share one network namespace, and this version does not unroll them (the next one does): "+
-			"set it to 1, or label the service %s: \"false\"", n, labels.Inject)
 	}
 	return nil, nil
 }

@@ -100,7 +100,7 @@ func (e *emitter) settings(logLevel string) *yaml.Node {
 // proxy is the sidecar of a workload, in its sandbox's network namespace.
 func (e *emitter) proxy(w *Workload) *yaml.Node {
 	n := e.dataPlane(or(w.ProxyLogLevel, e.cfg.LogLevel), nil)
-	e.follow(n, w.Service)
+	e.follow(n, w)
 	add(n, "network_mode", "service:"+w.Sandbox())
 	if w.ProxyMemory != "" {
 		add(n, "mem_limit", w.ProxyMemory)
@@ -181,7 +181,7 @@ func (e *emitter) gateway() *yaml.Node {
 	add(n, "sysctls", mapping("net.ipv4.ip_unprivileged_port_start", "0"))
 	add(n, "depends_on", onPlanes())
 	w := &Workload{
-		Service: Gateway, Services: []string{Gateway}, Namespace: mesh.DefaultNamespace, ServiceAccount: Gateway,
+		Service: Gateway, Name: Gateway, Replica: 1, Services: []string{Gateway}, Namespace: mesh.DefaultNamespace, ServiceAccount: Gateway,
 		Labels: map[string]string{"app": Gateway, "istio": "ingressgateway"}, Ports: known,
 	}
 	add(n, "labels", facts(holder(mesh.RoleGateway, w), w))

@@ -205,7 +205,7 @@ func (s *Source) load(ctx context.Context, name string) error {
 	s.Name = s.config.Environment[consts.ComposeProjectName]
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		if s.project, err = s.typed(clone(s.model, verbatim)); err != nil {
+		if s.project, err = s.typed(cloned(s.model, verbatim)); err != nil {
 			return fmt.Errorf("load the compose project: %w", err)
 		}
 		return nil

@@ -49,15 +49,21 @@ func diffErrors(s *Source, diffs []diff) []error {
 	return errs
 }
 
-// resolve makes the values that came out differently be copied with their variables resolved. It reports whether
+// resolve makes the values that came out differently be copied: those of a replica, at first as they are written, all
+// others with their variables resolved. It reports whether
 // there was one that had not been tried.
 func (e *emitter) resolve(diffs []diff) bool {
 	found := false
 	for _, d := range diffs {
-		if d.source.field != "" && !e.resolved[d.source] {
+		switch {
+		case d.source.field == "" || e.resolved[d.source]:
+			continue
+		case slices.Contains(e.plan.clones(), d.source.service) && !e.copied[d.source]:
+			e.copied[d.source] = true
+		default:
 			e.resolved[d.source] = true
-			found = true
 		}
+		found = true
 	}
 	return found
 }
@@ -78,8 +84,11 @@ func (e *emitter) verify(got *types.Project) []diff {
 			diffs = append(diffs, diff{service: name, want: "it to stay", got: "nothing"})
 			continue
 		}
-		diffs = append(diffs, compareServices(name, e.meant(base.Services[name]), after)...)
-		if w := e.plan.workload(name); w != nil {
+		diffs = append(diffs, compareServices(name, e.meant(base.Services[name], e.plan.workload(name)), after)...)
+		for _, w := range e.plan.replicas(name) {
+			if w.Replica > 1 {
+				diffs = append(diffs, compareServices(w.Name, e.meant(base.Services[name], w), got.Services[w.Name])...)
+			}
 			diffs = append(diffs, e.compareSandbox(w, got.Services[w.Sandbox()])...)
 		}
 	}
@@ -108,9 +117,10 @@ func (e *emitter) verify(got *types.Project) []diff {
 	return diffs
 }
 
-// meant is what a service of the user's is meant to be afterwards.
-func (e *emitter) meant(svc types.ServiceConfig) types.ServiceConfig {
-	owner := e.plan.workload(svc.Name)
+// meant is what a service of the user's is meant to be afterwards, or its workload w where it has replicas; w is nil
+// for a service without one.
+func (e *emitter) meant(svc types.ServiceConfig, w *Workload) types.ServiceConfig {
+	owner := w
 	for _, j := range e.plan.Joiners {
 		if j.Service == svc.Name {
 			owner = e.plan.workload(j.Owner)
@@ -138,10 +148,11 @@ func (e *emitter) meant(svc types.ServiceConfig) types.ServiceConfig {
 	}
 	maps.Copy(deps, svc.DependsOn)
 	svc.DependsOn = deps
-	if owner.Service != svc.Name {
+	if w == nil {
 		return svc
 	}
-	own := types.Labels{labels.Mesh: e.src.Name, labels.Workload: owner.Service, labels.Role: string(mesh.RoleApp)}
+	svc = e.meantReplica(svc, w)
+	own := types.Labels{labels.Mesh: e.src.Name, labels.Workload: w.Name, labels.Role: string(mesh.RoleApp)}
 	maps.Copy(own, svc.Labels)
 	svc.Labels = own
 	svc.Ports, svc.Expose, svc.Networks, svc.MacAddress = nil, nil, nil, ""
@@ -176,7 +187,7 @@ func (e *emitter) compareSandbox(w *Workload, got types.ServiceConfig) []diff {
 		field     string
 		want, got any
 	}{
-		{"ports", app.Ports, got.Ports},
+		{"ports", publishable(app.Ports, w.Replica), got.Ports},
 		{"expose", app.Expose, got.Expose},
 		{"hostname", app.Hostname, got.Hostname},
 		{"domainname", app.DomainName, got.DomainName},
@@ -196,7 +207,7 @@ func (e *emitter) compareSandbox(w *Workload, got types.ServiceConfig) []diff {
 			diffs = append(diffs, diff{w.Sandbox(), c.field, c.want, c.got, fieldOf{w.Service, c.field}})
 		}
 	}
-	container := or(app.ContainerName, e.src.Name+"-"+w.Service+"-1")
+	container := or(app.ContainerName, fmt.Sprintf("%s-%s-%d", e.src.Name, w.Service, w.Replica))
 	for name, n := range app.Networks {
 		want := []string{container}
 		if n == nil || n.ServiceNameAliasEnabled() {

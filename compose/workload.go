@@ -18,7 +18,9 @@ import (
 
 // Workload is what the mesh is told about a service.
 type Workload struct {
-	Service        string            // compose service; the workload's name too
+	Service        string            // the user's compose service
+	Name           string            // of the workload and the compose service that runs it: Service, or <service>-<n>
+	Replica        int               // n, from 1
 	Services       []string          // names that clients dial, canonical one first
 	Labels         map[string]string // subset labels
 	Ports          []mesh.Port       // by Number
@@ -31,10 +33,10 @@ type Workload struct {
 }
 
 // Sandbox and Proxy are the services that inject adds for the workload.
-func (w *Workload) Sandbox() string { return sandboxOf(w.Service) }
+func (w *Workload) Sandbox() string { return sandboxOf(w.Name) }
 
 // Proxy is the name of the proxy's compose service.
-func (w *Workload) Proxy() string { return proxyOf(w.Service) }
+func (w *Workload) Proxy() string { return proxyOf(w.Name) }
 
 func sandboxOf(service string) string { return service + "-mesh-sandbox" }
 
@@ -43,6 +45,8 @@ func proxyOf(service string) string { return service + "-mesh-proxy" }
 func (s *Source) newWorkload(svc types.ServiceConfig) (Workload, error) {
 	w := Workload{
 		Service:              svc.Name,
+		Name:                 svc.Name,
+		Replica:              1,
 		Namespace:            or(svc.Labels[labels.Namespace], mesh.DefaultNamespace),
 		ServiceAccount:       or(svc.Labels[labels.ServiceAccount], svc.Name),
 		ExcludeInboundPorts:  svc.Labels[labels.ExcludeInboundPorts],
