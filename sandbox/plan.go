@@ -117,9 +117,7 @@ func capture(f Family, o Options) Table {
 	} else {
 		add(chainOut, "-d ::1/128 -j RETURN")
 	}
-	for _, id := range ownerMatches() {
-		add(chainOut, id+" -j RETURN")
-	}
+	add(chainOut, owner()+" -j RETURN")
 	add(chainOut, match("--dport", dnsPort)+" -j RETURN")
 	for _, p := range o.ExcludeOutboundPorts {
 		add(chainOut, match("--dport", p)+" -j RETURN")
@@ -161,9 +159,7 @@ func guard(f Family, o Options) Table {
 	add(chainGuardOut, "-o lo -j RETURN")
 	add(chainGuardOut, "-m conntrack --ctstate DNAT -j RETURN")
 	add(chainGuardOut, "-m connmark --mark "+proxyMark+" -j RETURN")
-	for _, id := range ownerMatches() {
-		add(chainGuardOut, id+" -g "+chainProxy)
-	}
+	add(chainGuardOut, owner()+" -g "+chainProxy)
 	for _, p := range open {
 		add(chainGuardOut, match("--sport", p)+" -j RETURN")
 	}
@@ -194,12 +190,9 @@ func redirect(port uint16) string { return fmt.Sprintf("-p tcp -j REDIRECT --to-
 
 func match(flag string, port uint16) string { return fmt.Sprintf("-p tcp -m tcp %s %d", flag, port) }
 
-func ownerMatches() []string {
-	return []string{
-		fmt.Sprintf("-m owner --uid-owner %d", mesh.UIDProxy),
-		fmt.Sprintf("-m owner --gid-owner %d", mesh.UIDProxy),
-	}
-}
+// owner matches the proxy's own packets, by its user alone: a group can be had besides any user, and would be a way
+// round the proxy.
+func owner() string { return fmt.Sprintf("-m owner --uid-owner %d", mesh.UIDProxy) }
 
 // cidrs is one match a network of family f that o excludes, each followed by a space.
 func cidrs(f Family, flag string, o Options) []string {
