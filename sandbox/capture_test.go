@@ -58,6 +58,7 @@ func TestCapture(t *testing.T) {
 					captured(s.outbound, ours, appUID, appUID, addr(f.ours, 8080)) // self-call
 					captured(s.inbound, peer, appUID, appUID, addr(f.ours, 8080))
 					captured(s.inbound, peer, proxyUID, proxyUID, addr(f.ours, 15001))
+					captured(s.inbound, peer, appUID, appUID, addr(f.ours, mesh.PortMerged)) // served by nobody of ours
 
 					direct(ours, proxyUID, proxyUID, peer, addr(f.peer, 8001))
 					direct(ours, proxyUID, 0, peer, addr(f.peer, 8002))
@@ -67,7 +68,7 @@ func TestCapture(t *testing.T) {
 					direct(ours, appUID, appUID, peer, addr(f.peer, 53))
 					direct(ours, appUID, appUID, peer, addr(f.peer, 25))
 					direct(ours, appUID, appUID, peer, addr(f.elsewhere, 8006))
-					for _, port := range []int{22, mesh.PortMerged, mesh.PortReady, mesh.PortMetrics} {
+					for _, port := range []int{22, mesh.PortReady, mesh.PortMetrics} {
 						direct(peer, appUID, appUID, ours, addr(f.ours, port))
 					}
 					// Not by way of capture, so the listener would know no destination but itself.

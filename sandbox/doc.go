@@ -9,8 +9,8 @@
 //
 // All TCP that leaves the namespace goes to mesh.PortOutbound, all that enters it to mesh.PortInbound, but for:
 // loopback (Docker's DNS lives at 127.0.0.11), the proxy's own (uid mesh.UIDProxy), TCP to port 53 (the
-// engine's upstream lookups leave from inside the namespace), the proxy's ports for people and probes (15020,
-// 15021, 15090), and the user's exclusions. UDP is not captured.
+// engine's upstream lookups leave from inside the namespace), the proxy's ports for people and probes (15021,
+// 15090), and the user's exclusions. UDP is not captured.
 //
 // # The guard
 //

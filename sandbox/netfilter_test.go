@@ -93,7 +93,7 @@ func TestVerifyNotices(t *testing.T) {
 				{"iptables -t nat -D OUTPUT -p tcp -j COMPOSURE_OUT", `IPv4 table nat: rule "-A OUTPUT -p tcp -j COMPOSURE_OUT" is there 0 times, want once`},
 				{"ip6tables -A INPUT -p tcp -j COMPOSURE_GUARD_IN", "IPv6 table filter: rule \"-A INPUT -p tcp -j COMPOSURE_GUARD_IN\" is there 2 times"},
 				{"iptables -t nat -D COMPOSURE_OUT 1", "IPv4 table nat: rule 1 of COMPOSURE_OUT is \"-d 127.0.0.0/8 -j RETURN\""},
-				{"iptables -t nat -D COMPOSURE_IN 6", `IPv4 table nat: rule "-A COMPOSURE_IN -p tcp -j REDIRECT --to-ports 15006" is missing`},
+				{"iptables -t nat -D COMPOSURE_IN 5", `IPv4 table nat: rule "-A COMPOSURE_IN -p tcp -j REDIRECT --to-ports 15006" is missing`},
 				{"iptables -A COMPOSURE_GUARD_OUT -j ACCEPT", `rule "-A COMPOSURE_GUARD_OUT -j ACCEPT" is not one of ours`},
 				{"iptables -F COMPOSURE_PROXY", "CONNMARK"},
 			} {

@@ -46,8 +46,8 @@ const (
 // proxyMark is the connmark of the proxy's own connections: 1337, as iptables-save prints it.
 const proxyMark = "0x539"
 
-// openPorts are the proxy's ports that are reached without capture.
-var openPorts = []uint16{mesh.PortMerged, mesh.PortReady, mesh.PortMetrics}
+// openPorts are the proxy's ports that are reached without capture: those that it serves.
+var openPorts = []uint16{mesh.PortReady, mesh.PortMetrics}
 
 const dnsPort = 53
 
