@@ -52,8 +52,21 @@ func (s *Server) capture(ctx context.Context) error {
 		case <-held.Gone():
 			// The listeners live on with our copies; the next sandbox has others.
 			s.log.Warn("the sandbox has closed its end; accepting on, and asking for the listeners again")
+			if ctx.Err() == nil {
+				s.ready.Set(needListeners, s.sandboxGone())
+			}
 		}
 	}
+}
+
+// sandboxGone is the reason of not being ready while the sandbox is away: in a namespace without its sandbox nothing
+// arrives any more, though the listeners live.
+func (s *Server) sandboxGone() string {
+	service := "<service>"
+	if snap := s.snapshot.Load(); snap != nil && snap.Proxy.Service != "" {
+		service = snap.Proxy.Service
+	}
+	return "the sandbox is gone: docker compose restart " + service + "-mesh-sandbox"
 }
 
 // acquire asks for the listeners until it has them or ctx ends.
