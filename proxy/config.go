@@ -58,6 +58,9 @@ type Config struct {
 	AccessLogFormat telemetry.Format
 	// Drain bounds how long connections may go on after Run's context has ended; default DefaultDrain.
 	Drain time.Duration
+	// FirstRequest is how long the client of a port declared HTTP, or of a gateway, may send nothing before its connection
+	// is closed; default a minute.
+	FirstRequest time.Duration
 }
 
 // Planes is where the control planes are.
@@ -92,6 +95,9 @@ func (c *Config) check() error {
 	}
 	if c.Drain == 0 {
 		c.Drain = DefaultDrain
+	}
+	if c.FirstRequest == 0 {
+		c.FirstRequest = firstRequest
 	}
 	return nil
 }

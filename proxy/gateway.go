@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -122,6 +124,17 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
 		})
 	}
 	client := listen.NewConn(c)
+	err := client.SetReadDeadline(time.Now().Add(g.server.cfg.FirstRequest))
+	if err == nil {
+		err = client.Fill()
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		g.server.stats.slowClients.Add(1)
+	}
+	if err != nil {
+		_ = client.Close() // it has sent nothing
+		return
+	}
 	g.server.connections.decided(client)
-	g.server.serveHTTP(ctx, c, connection(exchange.Gateway, c, listen.AddrPort(c.LocalAddr())))
+	g.server.serveHTTP(ctx, client, connection(exchange.Gateway, c, listen.AddrPort(c.LocalAddr())))
 }

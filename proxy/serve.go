@@ -27,6 +27,8 @@ const (
 	// helloTimeout is for the rest of a ClientHello, and again for the handshake.
 	helloTimeout  = 5 * time.Second
 	headerTimeout = 10 * time.Second
+	// firstRequest is how long the client of a port that speaks HTTP may take to begin: there is no server to speak first.
+	firstRequest = time.Minute
 )
 
 // stream is a client's connection on its way to be served.
@@ -129,6 +131,11 @@ func (s *Server) serve(ctx context.Context, st *stream) {
 		return
 	}
 	var session *tcp.Session
+	if kind == listen.Silent && st.protocol == mesh.ProtocolHTTP {
+		s.stats.slowClients.Add(1)
+		_ = st.client.Close() // it has sent nothing
+		return
+	}
 	if kind == listen.Silent {
 		// Either side may be the one to speak first: only a connected server can tell.
 		if session, err = s.tcp.Connect(ctx, st.client, st.Connection, st.target); err != nil {
@@ -169,7 +176,7 @@ func (s *Server) serve(ctx context.Context, st *stream) {
 func (s *Server) sniff(st *stream) (listen.Kind, *listen.Hello, error) {
 	quiet := st.silence
 	if st.protocol == mesh.ProtocolHTTP {
-		quiet = 0
+		quiet = s.cfg.FirstRequest
 	}
 	return listen.Sniff(st.client, s.timeouts(quiet))
 }
