@@ -46,9 +46,15 @@ func dockerSocket() *yaml.Node {
 		"target", "/var/run/docker.sock", "bind", mapping("create_host_path", false))
 }
 
+// plane is the service of one plane. A fresh shared volume takes the planes' directories, with their owners, from the
+// image of the keeper alone, which is created first: engines fail to fill one volume from two containers at once.
 func (e *emitter) plane(p plane) *yaml.Node {
 	n := e.ours(string(p.role))
-	volumes := value([]string{runVolume + ":" + mesh.RunDir})
+	run := runVolume + ":" + mesh.RunDir
+	if p.role != mesh.RoleKeeper {
+		run += ":nocopy"
+	}
+	volumes := value([]string{run})
 	if p.state != "" {
 		volumes.Content = append(volumes.Content, value(p.state+":"+mesh.StateDir))
 	}
@@ -73,6 +79,9 @@ func (e *emitter) plane(p plane) *yaml.Node {
 	add(n, "read_only", true)
 	add(n, "tmpfs", flow(fmt.Sprintf("/run/admin:mode=0700,uid=%d,gid=%d", p.uid, p.uid)))
 	add(n, "volumes", volumes)
+	if p.role != mesh.RoleKeeper {
+		add(n, "depends_on", mapping("composure-keeper", started(false)))
+	}
 	add(n, "restart", "unless-stopped")
 	settings := e.settings(e.cfg.LogLevel)
 	if p.role == mesh.RoleCitadel && e.cfg.CertLifetime > 0 {
@@ -118,7 +127,7 @@ func (e *emitter) dataPlane(logLevel string, gatewayPorts []string) *yaml.Node {
 	add(n, "user", fmt.Sprintf("%d:%d", mesh.UIDProxy, mesh.UIDProxy))
 	add(n, "cap_drop", flow("ALL"))
 	add(n, "security_opt", flow("no-new-privileges:true"))
-	add(n, "volumes", flow(runVolume+":"+mesh.RunDir+":ro"))
+	add(n, "volumes", flow(runVolume+":"+mesh.RunDir+":ro,nocopy"))
 	settings := e.settings(logLevel)
 	if e.cfg.AccessLog != "" {
 		add(settings, "COMPOSURE_ACCESS_LOG", e.cfg.AccessLog)

@@ -21,7 +21,7 @@ import (
 	"github.com/composure-mesh/composure/pilot/compile"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
 
 // corpus is where the sample files of Istio 1.0.6 lie beside the repository.
 const corpus = "../../../shared/corpora/istio-1.0.6"
@@ -111,7 +111,7 @@ func golden(t *testing.T, name string, v any) {
 		t.Fatal(err)
 	}
 	file := filepath.Join("testdata", name+".json")
-	if *update {
+	if *rewrite {
 		if err := os.WriteFile(file, got.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
