@@ -136,12 +136,28 @@ func (s *Server) acceptFailing(err error) {
 // the listener itself, and forwarding it would come back here for good.
 func (s *Server) redirected(c *net.TCPConn, outbound bool) (netip.AddrPort, bool) {
 	dst, err := s.cfg.Capture.OriginalDst(c, outbound)
-	if err != nil || dst == listen.AddrPort(c.LocalAddr()) {
+	local := listen.AddrPort(c.LocalAddr())
+	// netfilter's record has no zone, and a link-local address can't be dialled without one (RFC 4007 section 6).
+	dst = inZone(dst, local, listen.AddrPort(c.RemoteAddr()))
+	if err != nil || dst == local {
 		s.stats.notRedirected.Add(1)
 		s.log.Debug("refused a connection that was made to the capture listener itself", "remote", c.RemoteAddr(), "local", c.LocalAddr())
 		return dst, false
 	}
 	return dst, true
+}
+
+// inZone is dst in the zone of the first of the given addresses that has one, where it needs a zone.
+func inZone(dst netip.AddrPort, of ...netip.AddrPort) netip.AddrPort {
+	if !dst.Addr().IsLinkLocalUnicast() || !dst.Addr().Is6() {
+		return dst
+	}
+	for _, a := range of {
+		if zone := a.Addr().Zone(); zone != "" {
+			return netip.AddrPortFrom(dst.Addr().WithZone(zone), dst.Port())
+		}
+	}
+	return dst
 }
 
 // dial opens every connection of the proxy to others. What leads back to ourselves is refused.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -40,4 +41,20 @@ func TestSandboxGone(t *testing.T) {
 	}
 	leases <- listen.Own(nil, listenTCP(t, "127.0.0.1:0"))
 	awaitReady(t, p)
+}
+
+func TestInZone(t *testing.T) {
+	ap := netip.MustParseAddrPort
+	for _, c := range []struct{ dst, local, remote, want string }{
+		{"[fe80::1]:80", "[fe80::1%eth0]:15006", "[fe80::2%eth0]:1", "[fe80::1%eth0]:80"},
+		{"[fe80::1]:80", "[fd00::1]:15006", "[fe80::2%eth1]:1", "[fe80::1%eth1]:80"}, // redirected to another address of the interface
+		{"[fe80::1]:80", "[fd00::1]:15006", "[fd00::2]:1", "[fe80::1]:80"},
+		{"[fe80::1]:15006", "[fe80::1%eth0]:15006", "[fe80::2%eth0]:1", "[fe80::1%eth0]:15006"},
+		{"[fd00::1]:80", "[fe80::1%eth0]:15006", "[fe80::2%eth0]:1", "[fd00::1]:80"},
+		{"169.254.1.1:80", "10.0.0.1:15006", "10.0.0.2:1", "169.254.1.1:80"},
+	} {
+		if got := inZone(ap(c.dst), ap(c.local), ap(c.remote)); got != ap(c.want) {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
 }
