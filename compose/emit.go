@@ -93,7 +93,7 @@ func (e *emitter) output(dir string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the override: %w", err)
 	}
-	return e.src.render(dir, e.cfg.Version, body)
+	return e.src.render(dir, e.cfg, body)
 }
 
 // user is what the override says about a service of the user's; nil is nothing.

@@ -14,7 +14,7 @@ import (
 // flatten makes one file of the project and its override, with variables as they are written, and verifies that
 // it says the same as the two. A field that would not, for the way that Compose reads short forms with variables
 // in them, is written with its variables resolved.
-func (s *Source) flatten(ctx context.Context, version, dir string, override []byte) ([]byte, error) {
+func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override []byte) ([]byte, error) {
 	config := s.config
 	config.ConfigFiles = append(slices.Clone(config.ConfigFiles),
 		types.ConfigFile{Filename: filepath.Join(s.Dir, meshOutput), Content: override})
@@ -42,7 +42,7 @@ func (s *Source) flatten(ctx context.Context, version, dir string, override []by
 		if err != nil {
 			return nil, fmt.Errorf("encode the flattened file: %w", err)
 		}
-		out, err := s.render(dir, version, body)
+		out, err := s.render(dir, cfg, body)
 		if err != nil {
 			return nil, err
 		}

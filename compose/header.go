@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -18,6 +21,8 @@ const headerKey = "x-composure"
 type Header struct {
 	// Version is the version of Composure that wrote it.
 	Version string `yaml:"version"`
+	// Flags are those of `meshctl compose inject` that it was made with.
+	Flags []string `yaml:"flags"`
 	// Inputs are the SHA-256 of the files it was made from, by path relative to its own.
 	Inputs map[string]string `yaml:"inputs"`
 	// Hash is the SHA-256 of the rest of the file: it tells an edited one.
@@ -50,6 +55,46 @@ const bodyStart = "services:\n"
 func digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
+}
+
+// Written is the file that an earlier inject made for the project, with its header: the one that Compose is told to
+// read, or one of the usual names beside the first file. Empty if there is none.
+func (s *Source) Written() (path string, h Header) {
+	home := filepath.Dir(s.Files[0])
+	for _, path := range append(slices.Clone(s.Ours), filepath.Join(home, autoOutput), filepath.Join(home, meshOutput)) {
+		if content, err := os.ReadFile(path); err == nil {
+			if h, ok := ReadHeader(content); ok {
+				return path, h
+			}
+		}
+	}
+	return "", Header{}
+}
+
+// flags are the flags of `meshctl compose inject` for a Config.
+func (c Config) flags() []string {
+	var flags []string
+	put := func(name, v string) {
+		if v != "" {
+			flags = append(flags, "--"+name+"="+escape(v))
+		}
+	}
+	for _, p := range c.Ingress {
+		put("ingress", p.String())
+	}
+	for _, service := range slices.Sorted(maps.Keys(c.Scale)) {
+		put("scale", fmt.Sprintf("%s=%d", service, c.Scale[service]))
+	}
+	put("access-log", c.AccessLog)
+	put("log-level", c.LogLevel)
+	put("trust-domain", c.TrustDomain)
+	if c.CertLifetime > 0 {
+		put("cert-lifetime", c.CertLifetime.String())
+	}
+	if c.Full {
+		put("full", "true")
+	}
+	return flags
 }
 
 // Stale names the first input that has changed since a file with header h, at path, was written; "" if none.
@@ -94,9 +139,10 @@ const headComment = `# Written by meshctl compose inject. Don't edit it: change 
 `
 
 // render joins comment, header and body to an output file.
-func (s *Source) render(dir, version string, body []byte) ([]byte, error) {
+func (s *Source) render(dir string, cfg Config, body []byte) ([]byte, error) {
 	head, err := encode(mapping(headerKey, mapping(
-		"version", escape(version),
+		"version", escape(cfg.Version),
+		"flags", cfg.flags(),
 		"inputs", s.inputHashes(dir),
 		"hash", digest(body),
 	)))

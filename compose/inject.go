@@ -110,7 +110,7 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		res.Notes = append(res.Notes, "every network with a service of the mesh is internal: the engine does not publish the ports of "+Gateway+" there")
 	}
 	if cfg.Full {
-		if res.Output, err = s.flatten(ctx, cfg.Version, dir, res.Output); err != nil {
+		if res.Output, err = s.flatten(ctx, cfg, dir, res.Output); err != nil {
 			return nil, err
 		}
 	}
@@ -146,17 +146,45 @@ func (s *Source) choose(res *Result, cfg Config) error {
 		}
 	}
 	if !res.Automatic && res.Path != "" {
-		files := append(slices.Clone(s.Files), res.Path)
-		if cfg.Full {
-			files = []string{res.Path}
-		}
-		for i, f := range files {
-			files[i] = relative(s.workingDir, f)
-			res.Flags = append(res.Flags, "-f", files[i])
+		var files []string
+		for _, f := range s.told(res.Path, cfg.Full) {
+			files = append(files, f)
+			res.Flags = append(res.Flags, "-f", f)
 		}
 		res.ComposeFile = "COMPOSE_FILE=" + strings.Join(files, s.separator)
 	}
 	return nil
+}
+
+// told are the files that Compose must be told to read.
+func (s *Source) told(output string, full bool) []string {
+	files := append(slices.Clone(s.Files), output)
+	if full {
+		files = []string{output}
+	}
+	for i, f := range files {
+		files[i] = relative(s.workingDir, f)
+	}
+	return files
+}
+
+// Flags are the -f flags with which Compose reads the project and the output of an earlier inject, at path with header
+// h; none where it finds them by itself.
+func (s *Source) Flags(path string, h Header) []string {
+	full := slices.Contains(h.Flags, "--full=true")
+	home := filepath.Dir(s.Files[0])
+	if s.discovered && (path == "" || len(s.Files) == 1 && !full && path == filepath.Join(home, autoOutput)) {
+		return nil
+	}
+	files := s.Files
+	if path != "" {
+		files = s.told(path, full)
+	}
+	var flags []string
+	for _, f := range files {
+		flags = append(flags, "-f", relative(s.workingDir, s.abs(f)))
+	}
+	return flags
 }
 
 // The names of output files. Compose reads the first by itself.
@@ -170,6 +198,9 @@ type PortMap struct {
 	Host    string // "30080" or "127.0.0.1:30080"
 	Gateway uint16
 }
+
+// String is what ParsePortMap reads.
+func (p PortMap) String() string { return fmt.Sprintf("%s:%d", p.Host, p.Gateway) }
 
 // ParsePortMap reads [IP:]HOSTPORT[:GATEWAYPORT]; the gateway's port is 80 where it is not given. An IPv6
 // address stands in brackets.

@@ -21,9 +21,10 @@ const partSize = 25
 // the files before it. It goes part by part, and the parts come together for the checks of the whole.
 func (s *Source) merge(ctx context.Context, override []byte, clones []string) (*types.Project, error) {
 	blocks, rest := split(override)
-	extending := bodyStart
+	var extending strings.Builder
+	extending.WriteString(bodyStart)
 	for _, name := range clones {
-		extending += blocks[name]
+		extending.WriteString(blocks[name])
 		delete(blocks, name)
 	}
 	names := slices.Collect(slices.Chunk(s.services(), partSize))
@@ -49,7 +50,7 @@ func (s *Source) merge(ctx context.Context, override []byte, clones []string) (*
 	}
 	var replicas map[string]any
 	group.Go(func() (err error) {
-		replicas, err = s.extend(ctx, extending)
+		replicas, err = s.extend(ctx, extending.String())
 		return err
 	})
 	if err := group.Wait(); err != nil {

@@ -39,7 +39,11 @@ type Warning struct {
 	Field   string // path below the service, such as network_mode
 	Reason  string // what is the case
 	Do      string // what to do about it; empty if nothing must be done
+	left    bool   // the service is left out of the mesh, and not because its label says so
 }
+
+// LeftOut reports whether it says that a service is left out of the mesh which its label does not leave out.
+func (w Warning) LeftOut() bool { return w.left }
 
 func (w Warning) String() string {
 	text := fmt.Sprintf("services.%s.%s: %s", w.Service, w.Field, w.Reason)
@@ -136,7 +140,7 @@ func (p *Plan) join(s *Source, name string) {
 		p.Warnings = append(p.Warnings, beyond(s.project.Services[name], owner)...)
 		return
 	}
-	p.Warnings = append(p.Warnings, Warning{Service: name, Field: "network_mode",
+	p.Warnings = append(p.Warnings, Warning{Service: name, Field: "network_mode", left: s.project.Services[owner].Labels[labels.Inject] != "false",
 		Reason: fmt.Sprintf("left out of the mesh: it shares the network of %s, which is not in the mesh", owner)})
 }
 
@@ -159,11 +163,11 @@ func (s *Source) unfit(svc types.ServiceConfig) (*Warning, error) {
 		if forced {
 			return nil, s.errorf(svc.Name, []string{w.Field}, "it can't be in the mesh, since %s, but the label %s demands it: remove one of the two", w.Reason, labels.Inject)
 		}
-		w.Reason = left + w.Reason
+		w.Reason, w.left = left+w.Reason, true
 		return w, nil
 	}
 	if w := unwise(svc); w != nil && !forced {
-		w.Reason = left + w.Reason
+		w.Reason, w.left = left+w.Reason, true
 		w.Do = fmt.Sprintf("label it %s: \"true\" if you want it in the mesh all the same", labels.Inject)
 		return w, nil
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/composure-mesh/composure/compose"
 	"github.com/composure-mesh/composure/internal/images"
@@ -21,7 +24,11 @@ import (
 
 func newCompose(env *Env) *cobra.Command {
 	c := &cobra.Command{Use: "compose", Short: "Put a compose project into the mesh, and out of it"}
-	c.AddCommand(newInject(env), newUninject(env))
+	c.AddCommand(newInject(env), newUninject(env), newScale(env),
+		newChild(env, "up [OPTIONS] [SERVICE...]", "Inject anew, load the images, and run docker compose up", composeUp),
+		newChild(env, "down [OPTIONS]", "Run docker compose down, with the sidecars of all profiles", composeDown),
+		newChild(env, "port [OPTIONS] SERVICE PORT", "Print where a service's port is published", composePort),
+		newPs(env))
 	return c
 }
 
@@ -33,37 +40,26 @@ func addProject(c *cobra.Command, o *compose.Options) {
 }
 
 type injectOptions struct {
-	project compose.Options
-	config  compose.Config
-	ingress []string
+	project      compose.Options
+	config       compose.Config
+	ingress      []string
+	scale        []string
+	diff, strict bool
 }
 
-func newInject(env *Env) *cobra.Command {
-	o := &injectOptions{}
-	c := &cobra.Command{
-		Use:   "inject",
-		Short: "Write the override that puts a compose project into the mesh",
-		Long: "Write the override that puts a compose project into the mesh. The project's own files are not touched:\n" +
-			"`docker compose up` reads the override beside them, and `meshctl compose uninject` removes it.",
-		Example: "  meshctl compose inject && docker compose up -d\n  meshctl compose inject --ingress 30080\n  meshctl compose inject -f app.yml -f prod.yml -o -",
-		Args:    args(cobra.NoArgs),
-		RunE:    func(c *cobra.Command, _ []string) error { return runInject(c.Context(), env, o) },
-	}
-	addProject(c, &o.project)
-	c.Flags().StringVarP(&o.config.Out, "output", "o", "", "file to write, - for stdout; default: compose.override.yaml, or compose.mesh.yaml where there are overrides already")
-	c.Flags().BoolVar(&o.config.Full, "full", false, "write one whole file instead of an override")
-	c.Flags().StringArrayVar(&o.ingress, "ingress", nil, "[IP:]HOSTPORT[:GATEWAYPORT] to publish by a gateway, istio-ingressgateway; the gateway's port is 80 where none is given; repeatable")
-	c.Flags().StringVar(&o.config.AccessLog, "access-log", "", "access log of the proxies: text, json or off (default text)")
-	c.Flags().StringVar(&o.config.LogLevel, "log-level", "", "log level of the mesh's parts: debug, info, warn or error (default info)")
-	c.Flags().StringVar(&o.config.TrustDomain, "trust-domain", "", "trust domain of the identities (default "+mesh.DefaultTrustDomain+")")
-	c.Flags().DurationVar(&o.config.CertLifetime, "cert-lifetime", 0, "life of a workload's certificate (default 24h0m0s)")
-	return c
+// addConfig adds the flags that an output file remembers.
+func (o *injectOptions) addConfig(f *pflag.FlagSet) {
+	f.BoolVar(&o.config.Full, "full", false, "write one whole file instead of an override")
+	f.StringArrayVar(&o.ingress, "ingress", nil, "[IP:]HOSTPORT[:GATEWAYPORT] to publish by a gateway, istio-ingressgateway; the gateway's port is 80 where none is given; repeatable")
+	f.StringArrayVar(&o.scale, "scale", nil, "SERVICE=N: number of replicas, over what the files say; repeatable")
+	f.StringVar(&o.config.AccessLog, "access-log", "", "access log of the proxies: text, json or off (default text)")
+	f.StringVar(&o.config.LogLevel, "log-level", "", "log level of the mesh's parts: debug, info, warn or error (default info)")
+	f.StringVar(&o.config.TrustDomain, "trust-domain", "", "trust domain of the identities (default "+mesh.DefaultTrustDomain+")")
+	f.DurationVar(&o.config.CertLifetime, "cert-lifetime", 0, "life of a workload's certificate (default 24h0m0s)")
 }
 
-// minCertLifetime is the least that citadel takes.
-const minCertLifetime = time.Minute
-
-func runInject(ctx context.Context, env *Env, o *injectOptions) error {
+// complete turns the flags into the Config.
+func (o *injectOptions) complete() error {
 	tags, err := images.CarriedTags()
 	if err != nil {
 		return err
@@ -79,19 +75,43 @@ func runInject(ctx context.Context, env *Env, o *injectOptions) error {
 		}
 		o.config.Ingress = append(o.config.Ingress, m)
 	}
-	source, err := compose.Load(ctx, env.projectOptions(o.project))
+	o.config.Scale, err = parseScale(o.scale)
+	return err
+}
+
+func newInject(env *Env) *cobra.Command {
+	o := &injectOptions{}
+	c := &cobra.Command{
+		Use:   "inject",
+		Short: "Write the override that puts a compose project into the mesh",
+		Long: "Write the override that puts a compose project into the mesh. The project's own files are not touched:\n" +
+			"`docker compose up` reads the override beside them, and `meshctl compose uninject` removes it.",
+		Example: "  meshctl compose inject && docker compose up -d\n  meshctl compose inject --ingress 30080\n  meshctl compose inject -f app.yml -f prod.yml -o -",
+		Args:    args(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return runInject(c.Context(), env, o) },
+	}
+	addProject(c, &o.project)
+	c.Flags().StringVarP(&o.config.Out, "output", "o", "", "file to write, - for stdout; default: compose.override.yaml, or compose.mesh.yaml where there are overrides already")
+	c.Flags().BoolVar(&o.diff, "diff", false, "print each change with its reason, and write nothing")
+	c.Flags().BoolVar(&o.strict, "strict", false, "fail where a service is left out of the mesh without its label saying so")
+	o.addConfig(c.Flags())
+	return c
+}
+
+// minCertLifetime is the least that citadel takes.
+const minCertLifetime = time.Minute
+
+func runInject(ctx context.Context, env *Env, o *injectOptions) error {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	res, err := makeOverride(ctx, env, o)
 	if err != nil {
 		return err
 	}
-	res, err := compose.Inject(ctx, source, o.config)
-	if err != nil {
-		return err
-	}
-	for _, w := range res.Warnings {
-		env.talk("warning: %s", w)
-	}
-	for _, n := range res.Notes {
-		env.talk("note: %s", n)
+	if o.diff {
+		printChanges(env.Out, res.Changes)
+		return nil
 	}
 	if res.Path == "" {
 		_, err := env.Out.Write(res.Output)
@@ -104,6 +124,51 @@ func runInject(ctx context.Context, env *Env, o *injectOptions) error {
 	loadForInject(ctx, env)
 	env.talk("%s", nextSteps(res, changed))
 	return nil
+}
+
+// makeOverride loads and injects, and says what there is to say.
+func makeOverride(ctx context.Context, env *Env, o *injectOptions) (*compose.Result, error) {
+	var res *compose.Result
+	err := quietly(env, func() error {
+		source, err := compose.Load(ctx, env.projectOptions(o.project))
+		if err == nil {
+			res, err = compose.Inject(ctx, source, o.config)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range res.Warnings {
+		env.talk("warning: %s", w)
+	}
+	for _, n := range res.Notes {
+		env.talk("note: %s", n)
+	}
+	if left := slices.IndexFunc(res.Warnings, compose.Warning.LeftOut); o.strict && left >= 0 {
+		return nil, fmt.Errorf("--strict: %s; nothing is written", res.Warnings[left])
+	}
+	return res, nil
+}
+
+// printChanges writes each change of a service of the user's: what was there, what is, and why.
+func printChanges(w io.Writer, changes []compose.Change) {
+	service := ""
+	for _, c := range changes {
+		if c.Service != service {
+			service = c.Service
+			fmt.Fprintf(w, "services.%s:\n", service)
+		}
+		fmt.Fprintf(w, "  # %s\n", c.Why)
+		if c.From != "" {
+			fmt.Fprintf(w, "- %s: %s\n", c.Path, c.From)
+		}
+		if strings.HasPrefix(c.To, "services.") {
+			fmt.Fprintf(w, "+ %s: %s\n", c.To, c.From)
+		} else {
+			fmt.Fprintf(w, "+ %s: %s\n", c.Path, c.To)
+		}
+	}
 }
 
 // loadForInject loads the images. Writing the override needs no engine, so an engine that can't be reached is a
@@ -193,6 +258,15 @@ func removeMeshContainers(ctx context.Context, env *Env, project string) (int, e
 	}
 	list, err := engine.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(
 		filters.Arg("label", composeProject+"="+project), filters.Arg("label", labels.Role))})
+	if err != nil {
+		return 0, err
+	}
+	return removeContainers(ctx, env, list)
+}
+
+// removeContainers removes containers of a mesh.
+func removeContainers(ctx context.Context, env *Env, list []container.Summary) (int, error) {
+	engine, err := env.Engine(ctx)
 	if err != nil {
 		return 0, err
 	}
