@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the programs that tests and lint need and that this machine may lack, into .cache/tools. Each is built
 # from its Go module at the version that build/tools/<name>/go.mod pins, once.
-#   build/tools.sh [compose] [kubectl] [golangci-lint] [promtool]
+#   build/tools.sh [compose] [kubectl] [golangci-lint] [h2spec] [promtool]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$PWD/.cache/tools
@@ -25,6 +25,7 @@ for tool in "$@"; do
   kubectl) build kubectl . "" ;;
   gotestsum) build gotestsum gotest.tools/gotestsum "" ;;
   golangci-lint) build golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "" ;;
+  h2spec) build h2spec github.com/summerwind/h2spec/cmd/h2spec "" ;;
   promtool)
     [ -x "$tools/promtool" ] && continue
     echo "fetching promtool from Debian's prometheus"

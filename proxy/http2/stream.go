@@ -1,0 +1,290 @@
+package http2
+
+import (
+	"io"
+	"sync"
+	"time"
+
+	"github.com/composure-mesh/composure/proxy/http1"
+)
+
+// stream is one exchange's side of a connection. All of it is guarded by the connection's mu.
+type stream struct {
+	c     *conn
+	id    uint32
+	err   error         // set once: how it ended before its time
+	moved time.Duration // when a body byte or a head last moved
+
+	body     buffer
+	recvEnd  bool
+	window   int32 // what the peer may still send
+	unacked  int32 // what has been read, but not given back to window
+	declared int64 // of the body still to come; -1 where it is not known
+	trailer  *head
+	readers  sync.Cond
+	stopped  bool // StopReading
+
+	credit  int64 // window updates less what was sent; with the peer's initial window that's the window
+	sendEnd bool
+	sendErr error // errStopped
+	pending []byte
+	last    bool // pending is the end
+	parked  bool // a writer waits for pending to go
+	queued  bool
+	writers sync.Cond
+	onReset func(error)
+
+	server *ServerStream
+	client *ClientStream
+}
+
+func (c *conn) newStream(id uint32) *stream {
+	s := &stream{c: c, id: id, window: max(c.cfg.StreamWindow, specWindow), declared: -1, moved: time.Since(c.start)}
+	s.readers.L, s.writers.L = &c.mu, &c.mu
+	return s
+}
+
+// Read reads from the body as it comes. At the end it returns io.EOF, possibly along with the last bytes.
+func (s *stream) Read(p []byte) (int, error) {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s.body.len() == 0 {
+		switch {
+		case s.err != nil:
+			return 0, s.err
+		case s.recvEnd:
+			return 0, io.EOF
+		case s.stopped:
+			return 0, errClosed
+		}
+		s.readers.Wait()
+	}
+	n := s.body.read(p)
+	if !s.recvEnd && s.err == nil {
+		s.unacked += int32(n)
+		if s.unacked >= c.cfg.StreamWindow/2 {
+			c.writeWindow(s.id, s.unacked)
+			s.window += s.unacked
+			s.unacked = 0
+		}
+	}
+	if s.recvEnd && s.body.len() == 0 && s.err == nil {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// Done reports whether the body has been read to its end.
+func (s *stream) Done() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.recvEnd && s.body.len() == 0 && s.err == nil
+}
+
+// Ready reports whether Read would not wait.
+func (s *stream) Ready() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.recvEnd || s.body.len() > 0 || s.err != nil
+}
+
+// Trailer is the trailer section of a body that is Done.
+func (s *stream) Trailer() http1.Header {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.trailer == nil {
+		return nil
+	}
+	return s.trailer.fields
+}
+
+// StopReading makes Read return: whoever waits in it is told that nobody wants the rest.
+func (s *stream) StopReading() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.stopped = true
+	s.readers.Broadcast()
+}
+
+// OnReset has f called once, in a goroutine of its own, when the stream ends before its time. Where that has happened
+// already, f is called at once. The connection waits for f before it ends.
+func (s *stream) OnReset(f func(error)) {
+	s.c.mu.Lock()
+	err := s.err
+	if err == nil {
+		s.onReset = f
+	}
+	s.c.mu.Unlock()
+	if err != nil {
+		f(err)
+	}
+}
+
+func (s *stream) sendWindow() int64 { return s.c.initialWindow + s.credit }
+
+// Write sends body bytes, and with last the end of the stream. It returns when they are the connection's to send;
+// p may be used again then. It waits while the peer's windows are closed: so a slow receiver slows its sender.
+func (s *stream) Write(p []byte, last bool) error {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := s.writable(); err != nil {
+		return err
+	}
+	s.pending, s.last = p, last
+	if len(c.ready) == 0 {
+		for len(c.out) < softOut && s.sendSome() && len(s.pending) > 0 {
+			continue
+		}
+	}
+	if len(s.pending) == 0 && s.sent() {
+		return nil
+	}
+	s.parked = true
+	s.enqueue()
+	for s.parked && s.err == nil && s.sendErr == nil {
+		s.writers.Wait()
+	}
+	s.pending, s.parked = nil, false
+	if s.err != nil {
+		return s.err
+	}
+	return s.sendErr
+}
+
+// sent reports whether nothing of the last Write is left, its end included.
+func (s *stream) sent() bool { return !s.last || s.sendEnd }
+
+// sendSome moves a frame's worth of pending into out, as far as the windows allow, and reports whether it did.
+func (s *stream) sendSome() bool {
+	c := s.c
+	n := int(min(int64(len(s.pending)), s.sendWindow(), c.sendWindow, maxFrame))
+	switch {
+	case len(s.pending) == 0 && !s.last, len(s.pending) > 0 && n <= 0:
+		return false
+	case len(s.pending) == 0:
+		n = 0
+	}
+	end := s.last && n == len(s.pending)
+	c.writeData(s.id, s.pending[:n], end)
+	c.wakeWriter()
+	s.pending = s.pending[n:]
+	s.credit -= int64(n)
+	c.sendWindow -= int64(n)
+	if n > 0 {
+		c.glitches.earn(gainData)
+		s.moved = time.Since(c.start)
+	}
+	if end {
+		s.endSend()
+	}
+	return true
+}
+
+// enqueue gives the stream a turn, if its own window lets it send.
+func (s *stream) enqueue() {
+	if s.parked && !s.queued && (len(s.pending) == 0 || s.sendWindow() > 0) {
+		s.queued = true
+		s.c.ready = append(s.c.ready, s)
+		s.c.wakeWriter()
+	}
+}
+
+func (s *stream) writable() error {
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.sendErr != nil:
+		return s.sendErr
+	case s.sendEnd:
+		return errEnded
+	}
+	return nil
+}
+
+// WriteTrailer ends the stream with a trailer section; without fields the end is an empty DATA frame.
+func (s *stream) WriteTrailer(t http1.Header) error {
+	if len(t) == 0 {
+		return s.Write(nil, true)
+	}
+	return s.writeHead(func(e *encoder) { e.header(t) }, true)
+}
+
+// writeHead sends a header block.
+func (s *stream) writeHead(encode func(*encoder), end bool) error {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.out) >= softOut && s.err == nil {
+		c.waiting++
+		c.room.Wait()
+		c.waiting--
+	}
+	if err := s.writable(); err != nil {
+		return err
+	}
+	c.enc.buf.Reset()
+	encode(c.enc)
+	c.writeBlock(s.id, end)
+	s.moved = time.Since(c.start)
+	if end {
+		s.endSend()
+	}
+	return nil
+}
+
+func (s *stream) endSend() {
+	s.sendEnd = true
+	if s.recvEnd {
+		s.c.glitches.earn(gainExchange)
+		s.c.drop(s)
+	}
+}
+
+func (s *stream) endRecv() {
+	s.recvEnd = true
+	s.readers.Broadcast()
+	if s.sendEnd {
+		s.c.glitches.earn(gainExchange)
+		s.c.drop(s)
+	}
+}
+
+// Reset ends the stream at once, unless it has ended in both directions.
+func (s *stream) Reset(code Code) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.err == nil && (!s.recvEnd || !s.sendEnd) {
+		s.reset(&StreamError{Code: code, Reason: errClosed.Reason})
+	}
+}
+
+// reset sends RST_STREAM and ends the stream with err; mu is held.
+func (s *stream) reset(err *StreamError) {
+	c := s.c
+	if s.err != nil || c.err != nil {
+		return
+	}
+	c.writeRST(s.id, err.Code)
+	c.lastReset[c.resets%len(c.lastReset)] = s.id
+	c.resets++
+	s.end(err)
+	c.drop(s)
+}
+
+// end tells everyone who waits; mu is held.
+func (s *stream) end(err error) {
+	if s.err != nil {
+		return
+	}
+	s.err = err
+	s.readers.Broadcast()
+	s.writers.Broadcast()
+	s.c.room.Broadcast()
+	if f := s.onReset; f != nil {
+		s.onReset = nil
+		// Not under mu: f may take another connection's.
+		s.c.work.Go(func() { f(err) })
+	}
+}
