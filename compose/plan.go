@@ -240,8 +240,30 @@ func beyond(svc types.ServiceConfig, owner string) []Warning {
 	return warnings
 }
 
-// beside names what of a meshed service's traffic does not pass the mesh.
+// beside names what of a meshed service's traffic does not pass the mesh, or no longer reaches it.
 func beside(svc types.ServiceConfig) []Warning {
+	return append(unproxied(svc), untold(svc)...)
+}
+
+// untold warns where Traefik is to find the service's port by itself: it looks for it on the container that has the
+// labels, and its network is the sandbox's.
+func untold(svc types.ServiceConfig) []Warning {
+	routed := false
+	for key := range svc.Labels {
+		if strings.HasPrefix(key, "traefik.") && strings.HasSuffix(key, ".loadbalancer.server.port") {
+			return nil
+		}
+		routed = routed || strings.HasPrefix(key, "traefik.http.") || strings.HasPrefix(key, "traefik.tcp.")
+	}
+	if !routed {
+		return nil
+	}
+	return []Warning{{Service: svc.Name, Field: "labels", Reason: "Traefik does not find the port of a service in the mesh by itself",
+		Do: fmt.Sprintf("label it traefik.http.services.%s.loadbalancer.server.port", svc.Name)}}
+}
+
+// unproxied names the ports that are not captured.
+func unproxied(svc types.ServiceConfig) []Warning {
 	var udp []string
 	for _, port := range svc.Ports {
 		if port.Protocol == "udp" {

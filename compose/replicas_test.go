@@ -86,3 +86,20 @@ func TestScale(t *testing.T) {
 		t.Errorf("flattened: %v", err)
 	}
 }
+
+// TestTraefik: a route without a port is warned of, since Traefik looks for the port where there is none now.
+func TestTraefik(t *testing.T) {
+	for label, want := range map[string]int{
+		"traefik.http.routers.web.rule=Host(`a`)":                 1,
+		"traefik.http.services.web.loadbalancer.server.port=80":   0,
+		"traefik.enable=false":                                    0,
+		"traefik.tcp.services.web.loadbalancer.server.port=5432":  0,
+		"traefik.tcp.routers.web.rule=HostSNI(`*`)":               1,
+		"com.example.traefik.http.routers.web.rule=not traefik's": 0,
+	} {
+		dir := project(t, map[string]string{"compose.yaml": "services:\n  web:\n    image: x\n    labels: ['" + strings.ReplaceAll(label, "'", "''") + "']\n"})
+		if _, r := inject(t, dir, testConfig); len(r.Warnings) != want {
+			t.Errorf("%s: warnings %v, want %d", label, r.Warnings, want)
+		}
+	}
+}
