@@ -3,11 +3,15 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -58,6 +62,9 @@ type Config struct {
 	AccessLogFormat telemetry.Format
 	// Drain bounds how long connections may go on after Run's context has ended; default DefaultDrain.
 	Drain time.Duration
+	// MaxConnections is how many client connections are served at once; those beyond it are reset. Default half of
+	// RLIMIT_NOFILE, as each needs a second descriptor for its upstream.
+	MaxConnections int
 	// FirstRequest is how long the client of a port declared HTTP, or of a gateway, may send nothing before its connection
 	// is closed; default a minute.
 	FirstRequest time.Duration
@@ -95,6 +102,13 @@ func (c *Config) check() error {
 	}
 	if c.Drain == 0 {
 		c.Drain = DefaultDrain
+	}
+	if c.MaxConnections == 0 {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			return fmt.Errorf("proxy: RLIMIT_NOFILE: %w", err)
+		}
+		c.MaxConnections = int(min(limit.Cur/2, math.MaxInt32)) //nolint:gosec // bounded
 	}
 	if c.FirstRequest == 0 {
 		c.FirstRequest = firstRequest

@@ -16,14 +16,16 @@ type connections struct {
 	ctx    context.Context //nolint:containedctx // of every connection; ends with closeAll
 	cancel context.CancelFunc
 
+	limit int // of open
+
 	mu     sync.Mutex
 	open   map[*net.TCPConn]bool // true: decided what it speaks
 	closed bool
 	done   sync.WaitGroup
 }
 
-func newConnections() *connections {
-	cs := &connections{open: map[*net.TCPConn]bool{}}
+func newConnections(limit int) *connections {
+	cs := &connections{limit: limit, open: map[*net.TCPConn]bool{}}
 	cs.ctx, cs.cancel = context.WithCancel(context.Background())
 	return cs
 }
@@ -33,6 +35,12 @@ func (cs *connections) start(s *Server, c *net.TCPConn, serve func(context.Conte
 	cs.mu.Lock()
 	if cs.closed {
 		cs.mu.Unlock()
+		listen.Reset(c)
+		return
+	}
+	if len(cs.open) >= cs.limit {
+		cs.mu.Unlock()
+		s.stats.overLimit.Add(1)
 		listen.Reset(c)
 		return
 	}

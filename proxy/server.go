@@ -83,7 +83,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, trustDomain: td, instance: rand.Text(), started: time.Now(),
 		ready: admin.NewReadiness(conditions(&cfg)), applied: make(chan struct{}), listening: make(chan struct{}),
-		connections: newConnections(),
+		connections: newConnections(cfg.MaxConnections),
 	}
 	if err := s.build(); err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ import (
 
 // counters are the proxy's own, for /stats.
 type counters struct {
-	accepted, acceptErrors, notRedirected, foreign, slowClients, connectFailed, panics atomic.Uint64
+	accepted, acceptErrors, overLimit, notRedirected, foreign, slowClients, connectFailed, panics atomic.Uint64
 
 	handshakes [len(handshakeReasons)]atomic.Uint64
 }
@@ -50,6 +50,7 @@ func (c *counters) values() map[string]uint64 {
 		"listen.accept_errors":  c.acceptErrors.Load(),
 		"listen.not_redirected": c.notRedirected.Load(),
 		"listen.foreign":        c.foreign.Load(),
+		"listen.over_limit":     c.overLimit.Load(),
 		"listen.slow_clients":   c.slowClients.Load(),
 		"tcp.connect_failed":    c.connectFailed.Load(),
 		"connections.panics":    c.panics.Load(),
