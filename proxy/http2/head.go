@@ -28,7 +28,10 @@ type head struct {
 	cookie                                            int // 1 + index of the cookie field
 }
 
-func newHead(l http1.Limits) *head { return &head{limits: l, length: -1} }
+// newHead has room for a head of usual size.
+func newHead(l http1.Limits) *head {
+	return &head{limits: l, length: -1, space: make([]byte, 0, 512), fields: make(http1.Header, 0, 12)}
+}
 
 func (h *head) keep(s string) []byte {
 	n := len(h.space)
