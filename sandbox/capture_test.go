@@ -63,7 +63,7 @@ func TestCapture(t *testing.T) {
 					direct(ours, proxyUID, proxyUID, peer, addr(f.peer, 8001))
 					direct(ours, proxyUID, 0, peer, addr(f.peer, 8002))
 					captured(s.outbound, ours, appUID, proxyUID, addr(f.peer, 8003)) // the group alone is nobody
-					direct(ours, proxyUID, proxyUID, ours, addr(f.ours, 8004)) // the proxy's inbound side to the application
+					direct(ours, proxyUID, proxyUID, ours, addr(f.ours, 8004))       // the proxy's inbound side to the application
 					direct(ours, appUID, appUID, ours, addr(f.loopback, 8005))
 					direct(ours, appUID, appUID, peer, addr(f.peer, 53))
 					direct(ours, appUID, appUID, peer, addr(f.peer, 25))
