@@ -110,12 +110,14 @@ type VirtualHost struct {
 
 // Route is one rule. A route without Matches matches everything.
 type Route struct {
-	Name         string        `json:"name,omitempty"`
-	Matches      []Match       `json:"matches,omitempty"` // any of them
-	Destinations []Destination `json:"destinations"`
+	Name    string  `json:"name,omitempty"`
+	Matches []Match `json:"matches,omitempty"` // any of them
+	// Destinations are where its requests go; none where Redirect or DirectResponse answers them.
+	Destinations []Destination `json:"destinations,omitempty"`
 	// Resource is the object that this rule was written in, such as virtualservice/default/reviews, with the
 	// path of the rule: for explain and errors.
 	Resource string `json:"resource,omitempty"`
+	RouteRules
 }
 
 // Match is a conjunction: every field that is set must match.
@@ -151,6 +153,8 @@ type Destination struct {
 	// Port 0 is the port that the client dialled.
 	Port   uint16 `json:"port,omitempty"`
 	Weight uint32 `json:"weight"` // share of the sum; never all zero
+	// Headers are done after the route's own, so that they win.
+	Headers *Headers `json:"headers,omitempty"`
 }
 
 // GatewayServer is one port that a gateway listens on.

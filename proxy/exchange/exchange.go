@@ -5,6 +5,8 @@ package exchange
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -38,7 +40,23 @@ const (
 	FlagDownstreamProtocol    Flag = "DPE"
 	FlagUpstreamProtocol      Flag = "UPE"
 	FlagStreamIdle            Flag = "SI"
+	FlagDelayInjected         Flag = "DI"
+	FlagFaultInjected         Flag = "FI"
+	FlagRetryLimit            Flag = "URX"
 )
+
+// flagOrder is the order in which Envoy writes several flags.
+const flagOrder = "UH UT UF UC UO NR DI FI DC URX SI DPE UPE NC"
+
+// With is f and more as one, in Envoy's order and separated by commas.
+func (f Flag) With(more Flag) Flag {
+	if f == FlagNone || more == FlagNone {
+		return f + more
+	}
+	all := append(strings.Split(string(f), ","), string(more))
+	slices.SortStableFunc(all, func(a, b string) int { return strings.Index(flagOrder, a) - strings.Index(flagOrder, b) })
+	return Flag(strings.Join(slices.Compact(all), ","))
+}
 
 // Connection is what is known of the connection that a client opened.
 type Connection struct {

@@ -6,6 +6,14 @@ type Field struct {
 	Kind        Kind
 	// Hop says that the field is for this hop only and must not be forwarded.
 	Hop bool
+	// Own says that this proxy has made the field, so that it needs no trust.
+	Own bool
+}
+
+// NewField makes a field of this proxy's own. The caller vouches for name and value.
+func NewField(name, value string) Field {
+	n := []byte(name)
+	return Field{Name: n, Value: []byte(value), Kind: kindOf(n), Own: true}
 }
 
 // Header is the fields of a head or a trailer section, in order.
