@@ -1,34 +1,44 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
 	"time"
 
+	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
-// attempt carries out one decision.
+// attempt carries out one decision: the Router at the end of a route's chain.
 type attempt struct {
 	s   *server
+	t   *table.Table
 	d   *decision
 	buf *[http1.CopySize]byte
 	out []byte // the request's head, and its body as far as it had come along with it
+	// head is how much of out is the head.
+	head int
 
 	endpoint *upstream.Endpoint
 	up       *upstream.Conn
-	uploads  bool // there is more of the body than what is in out
+	tried    [maxAvoid]*upstream.Endpoint // endpoints that have failed
+	fails    int                          // how many
+	pumped   bool                         // there was more of the body than what is in out
 	sentAt   time.Time
 	chunked  bool // the response's body, to the client
 	keep     bool
 	answered bool // a response has begun, if only with a 1xx
+	informed bool // a 1xx was passed on: the client has begun to get a response, and out is lost
+	relaying bool // the final response is passed on
 }
 
 const (
-	// maxConnects is how many endpoints are tried before a connection stands.
-	maxConnects = 3
+	// maxAvoid is how many endpoints that have failed are avoided by further tries.
+	maxAvoid = 5
 	// maxInformational bounds the 1xx responses before the final one.
 	maxInformational = 16
 	// patience is how long an upstream may take to answer before the client is watched meanwhile. Most answer
@@ -36,14 +46,46 @@ const (
 	patience = 50 * time.Millisecond
 )
 
-// run sends the request and relays the response.
-func (a *attempt) run(self string) outcome {
+// run has the request served by the route's chain, and relays the response.
+func (a *attempt) run() outcome {
 	s := a.s
-	a.out = s.appendRequest(a.buf[:0], self)
-	if f := a.bodyAtHand(); f != nil {
-		return a.fail(f)
+	x := &s.f
+	if a.d.handler != nil {
+		a.d.handler.Serve(x)
+	} else {
+		a.Try(x)
 	}
-	a.uploads = !s.in.Done()
+	s.req.Header = x.Request.Header // it may have grown; the next request uses the room
+	if x.Response.Local != nil {
+		return a.fail(x.Response.Local)
+	}
+	s.resp.Header = x.Response.Header
+	if s.resp.WebSocket {
+		return a.upgraded()
+	}
+	return a.finish(a.relay())
+}
+
+// Try sends the request and waits for the response's head.
+func (a *attempt) Try(x *filter.Exchange) {
+	if f := a.try(); f != nil {
+		x.Answer(f)
+		return
+	}
+	a.s.limits.try.Store(0)
+	x.Response = filter.Response{Status: a.s.resp.Status, Header: a.s.resp.Header}
+}
+
+func (a *attempt) try() *filter.Answer {
+	s := a.s
+	if a.d.fault != nil {
+		return a.d.fault
+	}
+	if a.out == nil {
+		if f := a.prepare(); f != nil {
+			return f
+		}
+	}
 	f := a.send(false)
 	if f == nil {
 		f = a.awaitResponse()
@@ -55,18 +97,124 @@ func (a *attempt) run(self string) outcome {
 			f = a.awaitResponse()
 		}
 	}
+	if f == errStale {
+		f = upstreamClosed()
+	}
 	if f != nil {
-		return a.fail(f)
+		s.resp.WebSocket = false
 	}
-	if s.resp.WebSocket {
-		return a.upgraded()
+	return f
+}
+
+// prepare makes what is sent at each try.
+func (a *attempt) prepare() *filter.Answer {
+	s := a.s
+	self := ""
+	if w := a.t.Self(); w != nil {
+		self = w.Identity
 	}
-	return a.finish(a.relay())
+	a.out = s.appendRequest(a.buf[:0], self)
+	a.head = len(a.out)
+	if f := a.bodyAtHand(); f != nil {
+		return f
+	}
+	a.pumped = !s.in.Done()
+	s.pump.keep = a.pumped && (s.f.Replay || len(s.f.Mirrors) > 0)
+	if !a.pumped {
+		if s.f.Timeout > 0 {
+			s.requestComplete(time.Now())
+		}
+		a.mirror()
+	}
+	return nil
+}
+
+// Again gives up a try, so that there can be another.
+func (a *attempt) Again(x *filter.Exchange) bool {
+	s := a.s
+	if a.informed || a.pumped && a.sent() && (!s.pump.keep || s.pump.spilled.Load()) {
+		return false
+	}
+	if a.up != nil {
+		s.resp.KeepAlive = s.resp.KeepAlive && a.answered && a.up.Reader.Done() && !s.pump.running
+		if s.resp.KeepAlive {
+			a.release()
+		} else {
+			// Closed first, so that a pump which waits for it to take more comes to its end.
+			_ = a.up.Close()
+		}
+	}
+	s.stopPump()
+	a.drop()
+	if s.pump.fault != nil {
+		x.Answer(s.pump.fault)
+		return false
+	}
+	if s.pump.spilled.Load() {
+		return false
+	}
+	if a.endpoint != nil && a.fails < maxAvoid {
+		a.tried[a.fails] = a.endpoint
+		a.fails++
+	}
+	a.answered = false
+	s.limits.try.Store(0)
+	x.Response = filter.Response{}
+	return true
+}
+
+// sent reports whether something of the body has left through the pump, at this try or before.
+func (a *attempt) sent() bool { return a.s.pump.running || !a.sentAt.IsZero() }
+
+// Wait passes the time d with an eye on the client.
+func (a *attempt) Wait(x *filter.Exchange, d time.Duration) bool {
+	s := a.s
+	late := false
+	if t := s.limits.total.Load(); t != 0 {
+		if left := time.Until(time.Unix(0, t)); left <= d {
+			d, late = left, true
+		}
+	}
+	s.startPump(nil, false)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	done := s.ctx.Done()
+	for waiting := true; waiting; {
+		select {
+		case <-timer.C:
+			waiting = false
+		case <-done:
+			waiting = false
+		case <-s.pump.done:
+			s.pump.done <- struct{}{} // for stopPump
+			if s.pump.fault == nil {
+				// The client is there, with its next request or more of this one.
+				select {
+				case <-timer.C:
+				case <-done:
+				}
+			}
+			waiting = false
+		}
+	}
+	s.stopPump()
+	switch {
+	case s.pump.fault != nil:
+		x.Answer(s.pump.fault)
+		return false
+	case s.ctx.Err() != nil:
+		x.Answer(&clientGone)
+		return false
+	case late:
+		x.Answer(&requestTimeout)
+		return false
+	}
+	return true
 }
 
 // bodyAtHand appends what has already come of the body, so that a small request leaves in one write, and a broken one
 // not at all.
-func (a *attempt) bodyAtHand() *fault {
+func (a *attempt) bodyAtHand() *filter.Answer {
 	s := a.s
 	for !s.in.Done() && s.in.Ready() && cap(a.out)-len(a.out) >= 1<<10 {
 		out, n, err := appendBody(a.out, s.in, s.req.Framing == http1.Chunked)
@@ -85,25 +233,33 @@ func (a *attempt) bodyAtHand() *fault {
 }
 
 // errStale is not an answer: the request is to be sent again.
-var errStale = &fault{}
+var errStale = &filter.Answer{}
 
-// send connects, to another endpoint where one does not take the connection, and writes what is at hand.
-func (a *attempt) send(anew bool) *fault {
+// send connects and writes what is at hand.
+func (a *attempt) send(anew bool) *filter.Answer {
 	s := a.s
+	s.x.Upstream.Failure = ""
 	if f := a.connect(anew || s.req.WebSocket); f != nil {
 		return f
 	}
 	s.x.Upstream.Local, s.x.Upstream.Remote, s.x.Upstream.TLS = a.up.Local, a.up.Remote, a.up.TLS
 	_, err := a.up.Write(a.out)
+	if err == nil && len(s.pump.kept) > 0 {
+		_, err = a.up.Write(s.pump.kept)
+	}
 	a.sentAt = time.Now()
 	if err != nil && a.stale(err) {
 		a.drop()
 		return errStale
 	}
+	uploads := !s.in.Done()
+	if !uploads {
+		s.trySent(a.sentAt)
+	}
 	// After another error there may still be an answer to read.
-	_ = a.up.SetReadDeadline(a.sentAt.Add(patience))
+	s.readUpstream(a.up, a.sentAt.Add(patience))
 	s.active.Store(a.sentAt.UnixNano())
-	if a.uploads && err == nil {
+	if uploads && err == nil {
 		s.startPump(a.up, true)
 	}
 	return nil
@@ -126,35 +282,45 @@ func (a *attempt) stale(err error) bool {
 }
 
 // connect gets a connection to an endpoint of the decision.
-func (a *attempt) connect(anew bool) *fault {
+func (a *attempt) connect(anew bool) *filter.Answer {
 	s := a.s
-	var tried [maxConnects]*upstream.Endpoint
-	for n := 0; ; n++ {
-		a.endpoint = a.choose(tried[:n])
-		if w := a.endpoint.Workload; w != nil {
-			s.x.Ends.Destination = w
-		}
-		s.x.Upstream.Remote = a.endpoint.Target(a.d.port).Addr
-		a.endpoint.Begin()
-		up, err := a.endpoint.Get(s.ctx, s.e.cfg.Transport, a.d.port, anew)
-		if err == nil {
-			a.up = up
+	a.endpoint = a.choose()
+	if w := a.endpoint.Workload; w != nil {
+		s.x.Ends.Destination = w
+	}
+	s.x.Upstream.Remote = a.endpoint.Target(a.d.port).Addr
+	a.endpoint.Begin()
+	if !anew {
+		if a.up = a.endpoint.Idle(s.e.cfg.Transport, a.d.port); a.up != nil {
 			return nil
 		}
-		a.endpoint.Done()
-		s.x.Upstream.Failure = err.Error()
-		tried[n] = a.endpoint
-		if a.d.cluster == nil || n+1 >= min(maxConnects, len(a.d.cluster.Endpoints)) || s.ctx.Err() != nil {
-			return connectFailure(err)
-		}
 	}
+	ctx := s.ctx
+	if t := s.limits.total.Load(); t != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, time.Unix(0, t))
+		defer cancel()
+	}
+	up, err := a.endpoint.Dial(ctx, s.e.cfg.Transport, a.d.port)
+	if err == nil {
+		a.up = up
+		return nil
+	}
+	a.endpoint.Done()
+	if f := s.limits.passed(time.Now()); f != nil {
+		return f
+	}
+	s.x.Upstream.Failure = err.Error()
+	return connectFailure(err)
 }
 
-func (a *attempt) choose(avoid []*upstream.Endpoint) *upstream.Endpoint {
+func (a *attempt) choose() *upstream.Endpoint {
 	s := a.s
 	switch {
+	case a.d.cluster != nil && s.f.SameHost:
+		return a.d.cluster.Pick(nil)
 	case a.d.cluster != nil:
-		return a.d.cluster.Pick(avoid)
+		return a.d.cluster.Pick(a.tried[:a.fails])
 	case a.d.endpoint != nil:
 		return a.d.endpoint
 	}
@@ -162,204 +328,4 @@ func (a *attempt) choose(avoid []*upstream.Endpoint) *upstream.Endpoint {
 		s.plain = s.e.cfg.Transport.Plain(a.d.address)
 	}
 	return s.plain
-}
-
-// awaitResponse reads the head of the final response, and passes on those that come before it.
-func (a *attempt) awaitResponse() *fault {
-	s := a.s
-	for informational := 0; ; {
-		err := a.up.Reader.ParseResponse(&s.resp, string(s.req.Method) == "HEAD")
-		if errors.Is(err, http1.ErrIncomplete) {
-			if err = a.up.Reader.Fill(); err == nil {
-				continue
-			}
-		}
-		if err != nil {
-			if f := a.waited(err); f != nil {
-				return f
-			}
-			continue
-		}
-		a.answered = true
-		s.x.UpstreamTime = time.Since(a.sentAt)
-		if s.resp.Status >= 200 {
-			return nil
-		}
-		if s.resp.Status == 101 {
-			if s.req.WebSocket && s.resp.WebSocket {
-				return nil
-			}
-			return upstreamProtocol("it switched to a protocol that was not asked for")
-		}
-		if informational++; informational > maxInformational {
-			return upstreamProtocol("too many informational responses")
-		}
-		if s.req.Minor == 0 {
-			continue
-		}
-		// a.out is not needed any more once an upstream has begun to answer.
-		if err := s.write(s.appendResponse(a.buf[:0], false, true)); err != nil {
-			return &clientGone
-		}
-	}
-}
-
-// waited judges an error of reading from the upstream: nil means to go on.
-func (a *attempt) waited(err error) *fault {
-	s := a.s
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return a.slow()
-	}
-	if a.stale(err) {
-		a.drop()
-		return errStale
-	}
-	var broken *http1.Error
-	if errors.As(err, &broken) {
-		return upstreamProtocol(broken.Reason)
-	}
-	s.stopPump()
-	if s.pump.fault != nil {
-		return s.pump.fault
-	}
-	s.x.Upstream.Failure = err.Error()
-	return upstreamClosed()
-}
-
-// slow goes on waiting for the upstream: from now on with an eye on the client, until nothing has moved for too long.
-func (a *attempt) slow() *fault {
-	s := a.s
-	if !s.pump.running {
-		s.startPump(a.up, false)
-	}
-	until := time.Unix(0, s.active.Load()).Add(s.e.cfg.Timeouts.StreamIdle)
-	if !time.Now().Before(until) {
-		return &streamIdle
-	}
-	// Where the pump has closed the connection already, the next read says so.
-	_ = a.up.SetReadDeadline(until)
-	return nil
-}
-
-// relay passes on the final response. The fault is what cut it short.
-func (a *attempt) relay() *fault {
-	s := a.s
-	s.x.Status, s.x.Details = s.resp.Status, "via_upstream"
-	a.grpcStatus(s.resp.Header)
-	streamed := s.resp.Framing == http1.Chunked || s.resp.Framing == http1.UntilClose
-	a.chunked = streamed && s.req.Minor == 1
-	a.keep = s.mayKeep() && (!streamed || a.chunked)
-	out := s.appendResponse(a.buf[:0], a.chunked, a.keep)
-	src := a.up.Reader
-	for !src.Done() {
-		if len(out) > 0 && (!src.Ready() || cap(out)-len(out) < 1<<10) {
-			if err := s.write(out); err != nil {
-				return &clientGone
-			}
-			out = a.buf[:0]
-		}
-		var (
-			n   int
-			err error
-		)
-		out, n, err = appendBody(out, src, a.chunked)
-		if n > 0 {
-			s.x.BytesSent += int64(n)
-			s.active.Store(time.Now().UnixNano())
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			if f := a.cut(err); f != nil {
-				return f
-			}
-		}
-	}
-	if len(out) > 0 {
-		if err := s.write(out); err != nil {
-			return &clientGone
-		}
-	}
-	a.grpcStatus(src.Trailer())
-	return nil
-}
-
-// cut judges an error in the midst of a response: nil means to go on.
-func (a *attempt) cut(err error) *fault {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return a.slow()
-	}
-	f := a.waited(err)
-	if f != nil && !f.client {
-		f.details = "upstream_reset_after_response_started{connection_termination}"
-	}
-	return f
-}
-
-func (a *attempt) grpcStatus(h http1.Header) {
-	if v, ok := h.First(http1.GRPCStatus); ok {
-		a.s.x.GRPCStatus = 0
-		for _, c := range v {
-			if c < '0' || c > '9' || a.s.x.GRPCStatus > 1000 {
-				a.s.x.GRPCStatus = -1
-				return
-			}
-			a.s.x.GRPCStatus = a.s.x.GRPCStatus*10 + int(c-'0')
-		}
-	}
-}
-
-// finish ends an exchange whose response has begun.
-func (a *attempt) finish(f *fault) outcome {
-	s := a.s
-	s.stopPump()
-	unsent := !s.in.Done()
-	if f == nil && unsent {
-		// Nil if the upstream did not want the rest.
-		f = s.pump.fault
-	}
-	if f != nil {
-		s.x.Flag, s.x.Details = f.flag, f.details
-		a.drop()
-		if a.chunked || s.resp.Framing == http1.Length {
-			return ended // the framing tells that something is missing
-		}
-		return aborted
-	}
-	// A connection on which an upgrade was refused is not trusted with other requests.
-	if s.resp.KeepAlive && !unsent && s.pump.fault == nil && !s.req.WebSocket {
-		a.endpoint.Done()
-		a.up.Keep(s.resp.IdleTimeout)
-		a.up = nil
-	} else {
-		a.drop()
-	}
-	switch {
-	case unsent || !a.keep && s.in.Buffered() > 0:
-		return lingering
-	case a.keep:
-		return goOn
-	}
-	return ended
-}
-
-// fail ends an exchange with a local answer, or without any where the client is gone.
-func (a *attempt) fail(f *fault) outcome {
-	s := a.s
-	s.stopPump()
-	a.drop()
-	switch {
-	case s.answer(f, a.buf[:0]):
-		return goOn
-	case f.status == 0:
-		return ended
-	}
-	return lingering
-}
-
-// drop closes the upstream connection for good.
-func (a *attempt) drop() {
-	if a.up != nil {
-		a.endpoint.Done()
-		a.up.Discard()
-		a.up = nil
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/route"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
@@ -21,7 +22,10 @@ type origin struct {
 // decision is where one exchange goes, complete: what follows only carries it out.
 type decision struct {
 	// fault is the answer to give where there is no way; everything else is then for the record.
-	fault *fault
+	fault *filter.Answer
+
+	// handler is the chain of what the route does besides; nil where it does nothing.
+	handler filter.Handler
 
 	route string // name for the access log
 	// cluster has the endpoints to choose from. If nil, endpoint is the one; if that is nil too, the destination is
@@ -119,13 +123,18 @@ func (d *decision) follow(t *table.Table, vh *table.VirtualHost, q *route.Reques
 	if d.route == "" {
 		d.route = "default"
 	}
+	// Who answers is known once an endpoint is chosen.
+	d.ends.Destination = nil
+	if len(r.Destinations) == 0 {
+		d.handler = r.Handler
+		return
+	}
 	to := r.Pick(random)
+	d.handler = to.Handler
 	d.port = to.Port
 	if d.port == 0 {
 		d.port = q.Port
 	}
-	// Who answers is known once an endpoint is chosen.
-	d.ends.Destination = nil
 	if s := t.Service(to.Service); s != nil {
 		d.ends.Service = s.Service
 	}

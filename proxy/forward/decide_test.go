@@ -24,7 +24,7 @@ type outline struct {
 func sketch(d decision) outline {
 	o := outline{route: d.route, name: d.name, port: d.port, fromCluster: d.cluster != nil}
 	if d.fault != nil {
-		o.flag = d.fault.flag
+		o.flag = d.fault.Flag
 	}
 	switch {
 	case d.cluster != nil:

@@ -45,6 +45,7 @@ type Config struct {
 type Engine struct {
 	cfg      Config
 	draining atomic.Bool
+	shadows  chan struct{} // a token for each copy under way
 
 	mu    sync.Mutex // taken as a connection opens and closes, not by exchanges
 	conns map[*server]struct{}
@@ -61,7 +62,7 @@ func New(cfg Config) *Engine {
 			*d.v = d.def
 		}
 	}
-	return &Engine{cfg: cfg, conns: map[*server]struct{}{}}
+	return &Engine{cfg: cfg, conns: map[*server]struct{}{}, shadows: make(chan struct{}, maxMirrors)}
 }
 
 // ServeHTTP1 serves the requests of one client connection, one after the other, until either side ends it, ctx is

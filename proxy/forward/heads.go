@@ -13,7 +13,7 @@ import (
 // appendRequest appends the head that goes to the upstream: the client's, in its order and case, without what was for
 // its hop only, and with what this proxy has to say.
 func (s *server) appendRequest(out []byte, self string) []byte {
-	q := &s.req
+	q := &s.f.Request
 	edge := s.origin.direction == exchange.Gateway
 	out = http1.AppendRequestLine(out, q.Method, q.Path)
 	hosted, proto := false, false
@@ -24,12 +24,12 @@ func (s *server) appendRequest(out []byte, self string) []byte {
 		}
 		switch f.Kind {
 		case http1.Host:
-			// An absolute target has won over it.
+			// An absolute target, or a rewrite, has won over it.
 			out = http1.AppendField(out, f.Name, q.Authority)
 			hosted = true
 			continue
 		case http1.Expect:
-			if !q.Continue {
+			if !s.req.Continue {
 				continue
 			}
 		case http1.ClientCert:
@@ -39,11 +39,11 @@ func (s *server) appendRequest(out []byte, self string) []byte {
 			}
 		case http1.RequestID, http1.ForwardedFor, http1.EnvoyInternal, http1.ServiceTime:
 			// From outside the mesh they are anyone's word; made anew below.
-			if edge {
+			if edge && !f.Own {
 				continue
 			}
 		case http1.ForwardedProto:
-			if edge {
+			if edge && !f.Own {
 				continue
 			}
 			proto = true
@@ -53,10 +53,10 @@ func (s *server) appendRequest(out []byte, self string) []byte {
 	if !hosted {
 		out = http1.AppendField(out, "Host", s.authority())
 	}
-	if q.Framing == http1.Chunked {
+	if s.req.Framing == http1.Chunked {
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}
-	if q.WebSocket {
+	if s.req.WebSocket {
 		out = append(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
 	}
 	if edge {
@@ -81,8 +81,8 @@ func (s *server) appendRequest(out []byte, self string) []byte {
 
 // authority is what goes into Host where an HTTP/1.0 client sent none: HTTP/1.1 demands one.
 func (s *server) authority() []byte {
-	if len(s.req.Authority) > 0 {
-		return s.req.Authority
+	if len(s.f.Request.Authority) > 0 {
+		return s.f.Request.Authority
 	}
 	if s.origin.dst.Port() == 80 {
 		return []byte(s.origin.dst.Addr().String())

@@ -141,7 +141,7 @@ func TestImposterGetsNothing(t *testing.T) {
 	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "imposter") || calls.Load() != 0 {
 		t.Errorf("got %d %q after %d calls", resp.StatusCode, body, calls.Load())
 	}
-	if r := p.record(); r.Flag != exchange.FlagUpstreamConnect {
+	if r := p.record(); r.Flag != "UF,URX" {
 		t.Errorf("recorded %+v", r)
 	}
 }

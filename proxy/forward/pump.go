@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -21,11 +22,37 @@ type pump struct {
 	done     chan struct{} // one token at the end
 
 	// Valid after stop.
-	sent  int64  // body bytes
-	fault *fault // the client's; the upstream connection was closed for it
+	sent  int64          // body bytes
+	fault *filter.Answer // the client's; the upstream connection was closed for it
+
+	// keep asks for a copy of what is carried, as it was sent, and kept is that; more than maxKept is given up as
+	// spilled.
+	keep    bool
+	kept    []byte
+	spilled atomic.Bool
 }
 
-// start begins to read from the client. With upload the body is carried first.
+// maxKept bounds the body that is kept so that it can be sent again: Envoy's per_connection_buffer_limit_bytes.
+const maxKept = 1 << 20
+
+func (p *pump) reset() {
+	p.fault, p.keep, p.kept = nil, false, nil
+	p.spilled.Store(false)
+}
+
+func (p *pump) remember(b []byte) {
+	if !p.keep || p.spilled.Load() {
+		return
+	}
+	if len(p.kept)+len(b) > maxKept {
+		p.spilled.Store(true)
+		p.kept = nil
+		return
+	}
+	p.kept = append(p.kept, b...)
+}
+
+// startPump begins to read from the client. With upload the body is carried to up first. up may be nil without.
 func (s *server) startPump(up *upstream.Conn, upload bool) {
 	p := &s.pump
 	p.running, p.sent, p.fault = true, 0, nil
@@ -73,18 +100,21 @@ func (s *server) pumping(up *upstream.Conn, upload bool) {
 		if p.stopping.Load() {
 			return
 		}
+		s.requestSent(up)
 	}
 	if s.in.Buffered() > 0 {
 		return // the next request: the client is there, and nothing more can be told
 	}
 	if err := s.in.Fill(); err != nil && !p.stopping.Load() {
 		p.fault = &clientGone
-		_ = up.Close()
+		if up != nil {
+			_ = up.Close()
+		}
 	}
 }
 
 // upload carries the rest of the body. A fault is the client's; failed says that the upstream did not take it.
-func (s *server) upload(up *upstream.Conn) (f *fault, failed bool) {
+func (s *server) upload(up *upstream.Conn) (f *filter.Answer, failed bool) {
 	buf := http1.GetBuffer()
 	defer http1.PutBuffer(buf)
 	defer func() { _ = up.SetWriteDeadline(time.Time{}) }()
@@ -94,6 +124,7 @@ func (s *server) upload(up *upstream.Conn) (f *fault, failed bool) {
 		now := time.Now()
 		if len(out) > 0 {
 			s.active.Store(now.UnixNano())
+			s.pump.remember(out)
 			_ = up.SetWriteDeadline(now.Add(limit))
 			if _, err := up.Write(out); err != nil {
 				return nil, true

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
 	"github.com/composure-mesh/composure/proxy/listen"
-	"github.com/composure-mesh/composure/proxy/route"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -37,13 +37,14 @@ type server struct {
 	// Of the current exchange.
 	req    http1.Request
 	resp   http1.Response
-	query  route.Request
+	f      filter.Exchange
 	x      exchange.Exchange
 	d      decision
 	a      attempt
 	id     [36]byte
 	madeID bool
 	pump   pump
+	limits limits
 	active atomic.Int64 // unix nanoseconds of the last body byte in either direction
 }
 
@@ -108,7 +109,7 @@ func (s *server) serve() error {
 
 // await waits for a request's head and parses it. A fault is the client's, to be answered; an error ends the
 // connection without a word.
-func (s *server) await() (*fault, error) {
+func (s *server) await() (*filter.Answer, error) {
 	s.state.Store(idle)
 	s.extendRead(time.Now(), s.e.cfg.Timeouts.Idle)
 	// After the state and the deadline: Drain either finds us idle, or is seen here.
@@ -176,8 +177,10 @@ func (s *server) begin() {
 	if s.madeID {
 		s.x.RequestID = requestID(&s.id)
 	}
-	s.query = route.Request{
+	s.f.Reset(&s.x, &s.a)
+	s.f.Request = filter.Request{
 		Method: q.Method, Path: q.Path, Authority: q.Authority, Scheme: s.scheme(), Header: q.Header, Port: s.origin.dst.Port(),
+		Source: s.origin.remote.Addr(),
 	}
 }
 
@@ -191,23 +194,14 @@ func (s *server) record() {
 func (s *server) exchange() bool {
 	s.begin()
 	t := s.e.cfg.Table()
-	s.d = decide(t, &s.origin, &s.query, rand.Uint64())
+	s.d = decide(t, &s.origin, &s.f.Request, rand.Uint64())
 	d := &s.d
 	s.x.Route, s.x.Ends, s.x.Upstream.Cluster = d.route, d.ends, d.name
-	s.pump.fault = nil
+	s.pump.reset()
+	s.limits.reset()
 	buf := http1.GetBuffer()
-	s.a = attempt{s: s, d: d, buf: buf}
-	a := &s.a
-	var end outcome
-	if d.fault != nil {
-		end = a.fail(d.fault)
-	} else {
-		self := ""
-		if w := t.Self(); w != nil {
-			self = w.Identity
-		}
-		end = a.run(self)
-	}
+	s.a = attempt{s: s, t: t, d: d, buf: buf}
+	end := s.a.run()
 	s.record()
 	http1.PutBuffer(buf)
 	switch end {

@@ -20,7 +20,7 @@ func (a *attempt) upgraded() outcome {
 	s.x.BytesSent = int64(len(first))
 	out := append(s.appendResponse(a.buf[:0], false, true), first...)
 	if _, err := s.conn.Write(out); err != nil {
-		s.x.Flag, s.x.Details = clientGone.flag, clientGone.details
+		s.x.Flag, s.x.Details = clientGone.Flag, clientGone.Details
 		return ended
 	}
 	early := s.in.Take()

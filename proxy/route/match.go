@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
 )
 
 // match is a conjunction of conditions.
-type match []condition
+type match struct {
+	conditions []condition
+	prefix     string // of the path, where the match on the uri asks for one
+}
 
 // condition is one test on a request; its String says what it wants.
 type condition interface {
@@ -22,8 +25,8 @@ type condition interface {
 }
 
 // fails is the first condition that does not hold, or nil.
-func (m match) fails(q *Request) condition {
-	for _, c := range m {
+func (m *match) fails(q *Request) condition {
+	for _, c := range m.conditions {
 		if !c.holds(q) {
 			return c
 		}
@@ -36,24 +39,24 @@ func compileMatch(s *snapshot.Match) (match, error) {
 		m    match
 		errs []error
 	)
-	add := func(field string, sm *snapshot.StringMatch, ignoreCase bool, on func(text) condition) {
+	add := func(field string, sm *snapshot.StringMatch, ignoreCase bool, on func(filter.Text) condition) {
 		if sm == nil {
 			return
 		}
-		t, err := compileText(sm, ignoreCase)
+		t, err := filter.CompileText(sm, ignoreCase)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", field, err))
 			return
 		}
-		m = append(m, on(t))
+		m.conditions = append(m.conditions, on(t))
 	}
 	if s.Port != 0 {
-		m = append(m, portIs(s.Port))
+		m.conditions = append(m.conditions, portIs(s.Port))
 	}
-	add("method", s.Method, false, func(t text) condition { return method{t} })
-	add("uri", s.URI, s.IgnoreURICase, func(t text) condition { return uri{t} })
-	add("authority", s.Authority, true, func(t text) condition { return authority{t} })
-	add("scheme", s.Scheme, false, func(t text) condition { return scheme{t} })
+	add("method", s.Method, false, func(t filter.Text) condition { return method{t} })
+	add("uri", s.URI, s.IgnoreURICase, func(t filter.Text) condition { return uri{t} })
+	add("authority", s.Authority, true, func(t filter.Text) condition { return authority{t} })
+	add("scheme", s.Scheme, false, func(t filter.Text) condition { return scheme{t} })
 	for i := range s.Headers {
 		h := &s.Headers[i]
 		v, err := compileValue(h)
@@ -61,7 +64,7 @@ func compileMatch(s *snapshot.Match) (match, error) {
 			errs = append(errs, fmt.Errorf("headers[%s]: %w", h.Name, err))
 			continue
 		}
-		m = append(m, header{strings.ToLower(h.Name), v, h.Invert})
+		m.conditions = append(m.conditions, header{strings.ToLower(h.Name), v, h.Invert})
 	}
 	for i := range s.QueryParams {
 		p := &s.QueryParams[i]
@@ -70,123 +73,63 @@ func compileMatch(s *snapshot.Match) (match, error) {
 			errs = append(errs, fmt.Errorf("queryParams[%s]: %w", p.Name, err))
 			continue
 		}
-		m = append(m, queryParam{p.Name, v, p.Invert})
+		m.conditions = append(m.conditions, queryParam{p.Name, v, p.Invert})
+	}
+	if s.URI != nil {
+		m.prefix = s.URI.Prefix
 	}
 	return m, errors.Join(errs...)
 }
 
 // compileValue yields nil for a match on presence.
-func compileValue(h *snapshot.HeaderMatch) (text, error) {
+func compileValue(h *snapshot.HeaderMatch) (filter.Text, error) {
 	if h.Name == "" {
 		return nil, errors.New("name is empty")
 	}
 	if h.Value == nil {
 		return nil, nil
 	}
-	return compileText(h.Value, false)
+	return filter.CompileText(h.Value, false)
 }
-
-// text is a test on a string.
-type text interface {
-	match([]byte) bool
-	String() string
-}
-
-func compileText(s *snapshot.StringMatch, ignoreCase bool) (text, error) {
-	switch set := count(s.Exact != "", s.Prefix != "", s.Regex != ""); {
-	case set > 1:
-		return nil, errors.New("exactly one of exact, prefix and regex may be set")
-	case s.Prefix != "":
-		return prefix{s.Prefix, ignoreCase}, nil
-	case s.Regex != "":
-		re, err := regexp.Compile(`\A(?:` + s.Regex + `)\z`)
-		if err != nil {
-			return nil, fmt.Errorf("regex %q: %w", s.Regex, err)
-		}
-		return regex{re, s.Regex}, nil
-	}
-	return exact{s.Exact, ignoreCase}, nil
-}
-
-func count(bs ...bool) (n int) {
-	for _, b := range bs {
-		if b {
-			n++
-		}
-	}
-	return n
-}
-
-type exact struct {
-	want       string
-	ignoreCase bool
-}
-
-func (e exact) match(b []byte) bool {
-	return string(b) == e.want || e.ignoreCase && strings.EqualFold(string(b), e.want)
-}
-func (e exact) String() string { return fmt.Sprintf("is %q", e.want) }
-
-type prefix struct {
-	want       string
-	ignoreCase bool
-}
-
-func (p prefix) match(b []byte) bool {
-	if len(b) < len(p.want) {
-		return false
-	}
-	b = b[:len(p.want)]
-	return string(b) == p.want || p.ignoreCase && strings.EqualFold(string(b), p.want)
-}
-func (p prefix) String() string { return fmt.Sprintf("begins with %q", p.want) }
-
-type regex struct {
-	re     *regexp.Regexp
-	source string
-}
-
-func (r regex) match(b []byte) bool { return r.re.Match(b) }
-func (r regex) String() string      { return fmt.Sprintf("matches %q", r.source) }
 
 type portIs uint16
 
 func (p portIs) holds(q *Request) bool { return q.Port == uint16(p) }
 func (p portIs) String() string        { return fmt.Sprintf("port is %d", uint16(p)) }
 
-type method struct{ text }
+type method struct{ filter.Text }
 
-func (m method) holds(q *Request) bool { return m.match(q.Method) }
-func (m method) String() string        { return "method " + m.text.String() }
+func (m method) holds(q *Request) bool { return m.Match(q.Method) }
+func (m method) String() string        { return "method " + m.Text.String() }
 
-type uri struct{ text }
+type uri struct{ filter.Text }
 
 func (u uri) holds(q *Request) bool {
 	path, _, _ := bytes.Cut(q.Path, []byte{'?'})
-	return u.match(path)
+	return u.Match(path)
 }
-func (u uri) String() string { return "uri " + u.text.String() }
+func (u uri) String() string { return "uri " + u.Text.String() }
 
 // authority is compared as Istio has it: without port, in any case.
-type authority struct{ text }
+type authority struct{ filter.Text }
 
 func (a authority) holds(q *Request) bool {
 	host := q.Authority
 	if i := bytes.LastIndexByte(host, ':'); i >= 0 && bytes.IndexByte(host[i:], ']') < 0 {
 		host = host[:i]
 	}
-	return a.match(host)
+	return a.Match(host)
 }
-func (a authority) String() string { return "authority " + a.text.String() }
+func (a authority) String() string { return "authority " + a.Text.String() }
 
-type scheme struct{ text }
+type scheme struct{ filter.Text }
 
-func (s scheme) holds(q *Request) bool { return s.match([]byte(q.Scheme)) }
-func (s scheme) String() string        { return "scheme " + s.text.String() }
+func (s scheme) holds(q *Request) bool { return s.Match([]byte(q.Scheme)) }
+func (s scheme) String() string        { return "scheme " + s.Text.String() }
 
 type header struct {
 	name   string
-	value  text // nil: presence
+	value  filter.Text // nil: presence
 	invert bool
 }
 
@@ -208,19 +151,19 @@ func (h header) matches(fields http1.Header) bool {
 		}
 		value = append(append(value[:len(value):len(value)], ','), fields[i].Value...)
 	}
-	return n > 0 && (h.value == nil || h.value.match(value))
+	return n > 0 && (h.value == nil || h.value.Match(value))
 }
 func (h header) String() string { return describe("header", h.name, h.value, h.invert) }
 
 type queryParam struct {
 	name   string
-	value  text
+	value  filter.Text
 	invert bool
 }
 
 func (p queryParam) holds(q *Request) bool {
 	v, ok := firstParam(q.Path, p.name)
-	return (ok && (p.value == nil || p.value.match(v))) != p.invert
+	return (ok && (p.value == nil || p.value.Match(v))) != p.invert
 }
 func (p queryParam) String() string { return describe("query parameter", p.name, p.value, p.invert) }
 
@@ -249,7 +192,7 @@ func unescape(b []byte) []byte {
 	return []byte(s)
 }
 
-func describe(what, name string, value text, invert bool) string {
+func describe(what, name string, value filter.Text, invert bool) string {
 	want := "is present"
 	if value != nil {
 		want = value.String()

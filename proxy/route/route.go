@@ -6,21 +6,11 @@ import (
 	"fmt"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
-	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/filter"
 )
 
 // Request is what routes look at.
-type Request struct {
-	Method []byte
-	// Path is with the query, as sent.
-	Path []byte
-	// Authority is with or without port.
-	Authority []byte
-	Scheme    string
-	Header    http1.Header
-	// Port is the one that the client dialled.
-	Port uint16
-}
+type Request = filter.Request
 
 // Routes are the routes of one virtual host, in order.
 type Routes struct {
@@ -31,8 +21,12 @@ type Routes struct {
 type Route struct {
 	Name     string
 	Resource string
-	// Destinations are those with a weight.
+	// Destinations are those with a weight; none where the route answers by itself.
 	Destinations []Destination
+	// Handler serves the requests of a route without destinations.
+	Handler filter.Handler
+	// Rules are what the handlers were made of.
+	Rules *snapshot.RouteRules
 
 	matches []match
 	total   uint64
@@ -43,6 +37,8 @@ type Destination struct {
 	Service, Subset string
 	Port            uint16 // 0: the port that the client dialled
 	Weight          uint32
+	// Handler serves the requests that go there.
+	Handler filter.Handler
 }
 
 // Compile makes Routes of a virtual host's. The error names every rule that is wrong.
@@ -65,7 +61,7 @@ func Compile(routes []snapshot.Route) (*Routes, error) {
 }
 
 func compile(s *snapshot.Route) (*Route, error) {
-	r := &Route{Name: s.Name, Resource: s.Resource}
+	r := &Route{Name: s.Name, Resource: s.Resource, Rules: &s.RouteRules}
 	for i := range s.Matches {
 		m, err := compileMatch(&s.Matches[i])
 		if err != nil {
@@ -73,12 +69,22 @@ func compile(s *snapshot.Route) (*Route, error) {
 		}
 		r.matches = append(r.matches, m)
 	}
-	for _, d := range s.Destinations {
+	if s.Redirect != nil || s.DirectResponse != nil {
+		var err error
+		r.Handler, err = filter.Chain(s, nil)
+		return r, err
+	}
+	for i := range s.Destinations {
+		d := &s.Destinations[i]
 		if d.Weight == 0 {
 			continue
 		}
+		h, err := filter.Chain(s, d)
+		if err != nil {
+			return nil, err
+		}
 		r.total += uint64(d.Weight)
-		r.Destinations = append(r.Destinations, Destination{Service: d.Service, Subset: d.Subset, Port: d.Port, Weight: d.Weight})
+		r.Destinations = append(r.Destinations, Destination{Service: d.Service, Subset: d.Subset, Port: d.Port, Weight: d.Weight, Handler: h})
 	}
 	if r.total == 0 {
 		return nil, errors.New("destinations: no one has a weight above 0")
@@ -86,7 +92,7 @@ func compile(s *snapshot.Route) (*Route, error) {
 	return r, nil
 }
 
-// Match is the first route that matches, or nil.
+// Match is the first route that matches, or nil. It notes in q what of the path a prefix has matched.
 func (rs *Routes) Match(q *Request) *Route {
 	for _, r := range rs.list {
 		if r.matchesAny(q) {
@@ -100,15 +106,16 @@ func (r *Route) matchesAny(q *Request) bool {
 	if len(r.matches) == 0 {
 		return true
 	}
-	for _, m := range r.matches {
-		if m.fails(q) == nil {
+	for i := range r.matches {
+		if m := &r.matches[i]; m.fails(q) == nil {
+			q.Prefix = m.prefix
 			return true
 		}
 	}
 	return false
 }
 
-// Pick chooses a destination by weight. random is uniform in [0, 2^64).
+// Pick chooses a destination by weight, of which there must be one. random is uniform in [0, 2^64).
 func (r *Route) Pick(random uint64) *Destination {
 	if len(r.Destinations) == 1 {
 		return &r.Destinations[0]

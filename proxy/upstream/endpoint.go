@@ -63,16 +63,20 @@ func (e *Endpoint) Target(port uint16) Target {
 	return t
 }
 
-// Get yields a connection for one HTTP/1 exchange: an idle one, or else a new one. A dedicated connection is
-// always new.
-func (e *Endpoint) Get(ctx context.Context, tr *Transport, port uint16, dedicated bool) (*Conn, error) {
-	p := e.pool(tr, port)
-	if !dedicated {
-		if c := p.take(); c != nil {
-			return c, nil
-		}
+// Idle yields a connection for one HTTP/1 exchange that has carried others, or nil if there is none.
+func (e *Endpoint) Idle(tr *Transport, port uint16) *Conn { return e.pool(tr, port).take() }
+
+// Dial opens a connection for HTTP/1 exchanges.
+func (e *Endpoint) Dial(ctx context.Context, tr *Transport, port uint16) (*Conn, error) {
+	return e.pool(tr, port).dial(ctx)
+}
+
+// Get is Idle, or else Dial.
+func (e *Endpoint) Get(ctx context.Context, tr *Transport, port uint16) (*Conn, error) {
+	if c := e.Idle(tr, port); c != nil {
+		return c, nil
 	}
-	return p.dial(ctx)
+	return e.Dial(ctx, tr, port)
 }
 
 func (e *Endpoint) pool(tr *Transport, port uint16) *pool {

@@ -152,7 +152,7 @@ func listen(t *testing.T) *peer {
 
 func obtain(t *testing.T, tr *Transport, e *Endpoint, port uint16) *Conn {
 	t.Helper()
-	c, err := e.Get(context.Background(), tr, port, false)
+	c, err := e.Get(context.Background(), tr, port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestPoolReuses(t *testing.T) {
 		t.Error("a connection beyond the limit was kept")
 	}
 	a.Keep(0)
-	if c, err := e.Get(context.Background(), tr, p.addr.Port(), true); err != nil || c == a {
+	if c, err := e.Dial(context.Background(), tr, p.addr.Port()); err != nil || c == a {
 		t.Errorf("a dedicated connection was taken from the pool, %v", err)
 	}
 	if tr.Plain(p.addr) != e {
@@ -227,7 +227,7 @@ func TestPoolDropsExpiredPeers(t *testing.T) {
 		left time.Duration // until the peer's certificate runs out
 		kept bool
 	}{{time.Hour, true}, {-time.Second, false}} {
-		a, err := e.Get(context.Background(), tr, p.addr.Port(), true)
+		a, err := e.Dial(context.Background(), tr, p.addr.Port())
 		if err != nil {
 			t.Fatal(err)
 		}
