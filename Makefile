@@ -20,7 +20,7 @@ BOOKINFO_SOURCES := $(shell find examples/bookinfo -name '*.go' -o -name '*.html
 # docker compose where it is installed, else one built from its module.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo $(CURDIR)/.cache/tools/compose-v2)
 
-TEST_TOOLS := compose kubectl promtool gotestsum
+TEST_TOOLS := compose kubectl promtool gotestsum h2spec
 # The clients that tests drive are those of TEST_TOOLS, whatever the machine has.
 unit race suites: export PATH := $(CURDIR)/.cache/tools:$(PATH)
 unit race suites: export COMPOSURE_COMPOSE := $(CURDIR)/.cache/tools/compose-v2
