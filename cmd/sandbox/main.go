@@ -25,6 +25,10 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("unexpected argument %q: want no argument, or one of the commands rules, check, version", args[0])
 	}
+	// Before everything else: an application that starts at the same moment must find no open namespace.
+	if err := sandbox.CloseGate(); err != nil {
+		log.Warn("the namespace is open until the capture rules are in force", "error", err)
+	}
 	opts, err := optionsFromEnv(os.Getenv)
 	if err != nil {
 		return err
@@ -36,6 +40,9 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	defer server.Close()
 	opts.IPv6 = ipv6Mode(server.DualStack())
 	if err := program(ctx, opts, log); err != nil {
+		return err
+	}
+	if err := sandbox.OpenGate(); err != nil {
 		return err
 	}
 	if err := server.SelfTest(ctx); err != nil {
