@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -16,8 +17,8 @@ func TestForeignInbound(t *testing.T) {
 	m := newMesh(t)
 	own := netip.MustParseAddr("10.99.0.2")
 	cfg := m.serverConfig(listen.Own(nil, m.inbound))
-	var to netip.AddrPort
-	cfg.Capture.OriginalDst = func(*net.TCPConn, bool) (netip.AddrPort, error) { return to, nil }
+	var to atomic.Pointer[netip.AddrPort]
+	cfg.Capture.OriginalDst = func(*net.TCPConn, bool) (netip.AddrPort, error) { return *to.Load(), nil }
 	cfg.Capture.Own = func(a netip.Addr) bool { return a == own }
 	p := run(t, cfg)
 	awaitReady(t, p)
@@ -26,7 +27,7 @@ func TestForeignInbound(t *testing.T) {
 		netip.AddrPortFrom(netip.MustParseAddr("10.77.0.5"), 8080),
 		netip.AddrPortFrom(own, mesh.PortAdmin), netip.AddrPortFrom(own, mesh.PortOutbound), netip.AddrPortFrom(own, mesh.PortInbound),
 	} {
-		to = dst
+		to.Store(&dst)
 		c, err := net.Dial("tcp", m.direct(webIP))
 		if err == nil { // else the reset was faster
 			_, err = c.Read(make([]byte, 1))

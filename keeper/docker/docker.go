@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -33,21 +34,48 @@ const (
 )
 
 // Engine is a Docker engine behind a unix socket. It implements keeper.Engine.
-type Engine struct{ api *client.Client }
+type Engine struct {
+	api *client.Client
+
+	mu      sync.Mutex
+	settled bool
+}
 
 // New makes the client; it connects with the first question.
 func New(socket string) (*Engine, error) {
-	api, err := client.NewClientWithOpts(client.WithHost("unix://"+socket), client.WithAPIVersionNegotiation())
+	api, err := client.NewClientWithOpts(client.WithHost("unix://" + socket))
 	if err != nil {
 		return nil, fmt.Errorf("docker engine: %w", err)
 	}
 	return &Engine{api: api}, nil
 }
 
+// settle agrees with the engine on a version of the API. What may come first calls it: the client's own way to do so is
+// a data race where the first two questions are asked at once.
+func (e *Engine) settle(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.settled {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	ping, err := e.api.Ping(ctx)
+	if err != nil {
+		return fmt.Errorf("docker engine: %w", err)
+	}
+	e.api.NegotiateAPIVersionPing(ping)
+	e.settled = true
+	return nil
+}
+
 // List implements keeper.Engine.
 func (e *Engine) List(ctx context.Context, key, value string) ([]keeper.Listed, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if err := e.settle(ctx); err != nil {
+		return nil, err
+	}
 	all, err := e.api.ContainerList(ctx, container.ListOptions{
 		All: true, Filters: filters.NewArgs(filters.Arg("label", key+"="+value)),
 	})
@@ -89,6 +117,9 @@ func health(status string) string {
 func (e *Engine) Inspect(ctx context.Context, id string) (keeper.Container, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if err := e.settle(ctx); err != nil {
+		return keeper.Container{}, err
+	}
 	c, err := e.api.ContainerInspect(ctx, id)
 	if err != nil {
 		return keeper.Container{}, wrap("inspect container", id, err)
@@ -250,6 +281,9 @@ func gateway(driver string, subnet netip.Prefix, c network.IPAMConfig) (netip.Ad
 
 // Events implements keeper.Engine.
 func (e *Engine) Events(ctx context.Context, f func(keeper.Event)) error {
+	if err := e.settle(ctx); err != nil {
+		return err
+	}
 	args := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType)))
 	for _, a := range []events.Action{
 		events.ActionCreate, events.ActionStart, events.ActionDie, events.ActionStop, events.ActionKill, events.ActionPause,
