@@ -66,6 +66,7 @@ func TestWatcherReportsToTheHealer(t *testing.T) {
 		self := box("self", "app", "self")
 		self.PID = os.Getpid()
 		w := watch(t, append(boxes, self)...)
+		_, stream := w.settle() // it is quiet until the next event
 		var seen map[string]heal.Container
 		w.report = func(list []heal.Container) {
 			seen = map[string]heal.Container{}
@@ -73,7 +74,6 @@ func TestWatcherReportsToTheHealer(t *testing.T) {
 				seen[c.Name] = c
 			}
 		}
-		_, stream := w.settle()
 		stream.send(Event{Container: id("web"), Signal: 15})
 		w.after(time.Second)
 		if !seen["web"].Stopping || seen["web-mesh-proxy"].Stopping {

@@ -84,7 +84,7 @@ func (e *fakeEngine) List(_ context.Context, key, value string) ([]Listed, error
 	var list []Listed
 	for _, c := range e.containers {
 		if v, ok := c.Labels[key]; ok && v == value {
-			list = append(list, Listed{ID: c.ID, Print: fmt.Sprint(c.Running, c.Health, c.Endpoints, c.Published), Labels: c.Labels})
+			list = append(list, Listed{ID: c.ID, Print: fmt.Sprint(c.Running, c.State, c.Health, c.Endpoints, c.Published), Labels: c.Labels})
 		}
 	}
 	return list, e.broken

@@ -33,7 +33,7 @@ func gate(message, flags uint16, already error) error {
 	if err != nil {
 		return fmt.Errorf("gate: netlink socket: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		err := request(fd, ruleMessage(message, flags, family))
 		switch {

@@ -40,7 +40,7 @@ func newPrivateEngine(t *testing.T) *privateEngine {
 		}
 	}
 	// Sockets have short paths: the test's temporary directory is too deep.
-	e := &privateEngine{t: t, dir: must(os.MkdirTemp("", "engine")), netns: fmt.Sprintf("engine%d", os.Getpid())}
+	e := &privateEngine{t: t, dir: must(os.MkdirTemp("", "engine")), netns: fmt.Sprintf("engine%d", os.Getpid())} //nolint:usetesting // see above
 	must("", os.WriteFile(filepath.Join(e.dir, "daemon.json"), []byte("{}"), 0o600)) // not the machine's
 	for _, args := range [][]string{{"netns", "add", e.netns}, {"-n", e.netns, "link", "set", "lo", "up"}} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
@@ -258,6 +258,7 @@ type workloadGuard struct {
 
 // guardWorkloads watches the workload program's processes on the host: an engine that is being restarted can't be asked.
 func guardWorkloads(t *testing.T) *workloadGuard {
+	t.Helper()
 	g := &workloadGuard{t: t, done: make(chan struct{})}
 	g.wg.Go(func() {
 		for {

@@ -50,11 +50,12 @@ func importWorkload(t *testing.T, on *client.Client) {
 
 // healerCompose has workloads of the given names, all alike.
 func healerCompose(names ...string) string {
-	s := "services:\n"
+	var s strings.Builder
+	s.WriteString("services:\n")
 	for _, n := range names {
-		s += fmt.Sprintf("  %s:\n    image: %s\n    restart: unless-stopped\n    environment: {NAME: %s}\n", n, workloadImage, n)
+		fmt.Fprintf(&s, "  %s:\n    image: %s\n    restart: unless-stopped\n    environment: {NAME: %s}\n", n, workloadImage, n)
 	}
-	return s
+	return s.String()
 }
 
 // calls makes a request from a service to another and says what is wrong with the answer.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -126,6 +127,13 @@ func (e *fakeEngine) expect(t *testing.T, want ...string) {
 	if got := strings.Join(e.calls, ", "); got != strings.Join(want, ", ") {
 		t.Errorf("the healer did\n%s\nwant\n%s", got, strings.Join(want, ", "))
 	}
+}
+
+// seen is what the engine was asked and told so far.
+func (e *fakeEngine) seen() (calls []string, inspected, mostAtOnce int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.calls), e.inspected, e.mostAtOnce
 }
 
 func (e *fakeEngine) journal() string {
@@ -250,8 +258,9 @@ func TestCrashLoop(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			e.change(sandboxID, false, began0(time.Now()))
 		}
-		if n := len(e.calls); n < 8 || n > 18 {
-			t.Errorf("%d restarts in ten minutes:\n%s", n, strings.Join(e.calls, "\n"))
+		calls, _, _ := e.seen()
+		if n := len(calls); n < 8 || n > 18 {
+			t.Errorf("%d restarts in ten minutes:\n%s", n, strings.Join(calls, "\n"))
 		}
 	})
 }
@@ -264,15 +273,15 @@ func TestSilentEngine(t *testing.T) {
 		e.mu.Unlock()
 		time.Sleep(10 * time.Minute)
 		e.expect(t)
-		if e.inspected > 60 {
-			t.Errorf("a silent engine was asked %d times in ten minutes", e.inspected)
+		if _, n, _ := e.seen(); n > 60 {
+			t.Errorf("a silent engine was asked %d times in ten minutes", n)
 		}
 		e.mu.Lock()
 		e.broken = nil
 		e.mu.Unlock()
 		time.Sleep(2 * time.Minute)
-		if len(e.calls) != 1 {
-			t.Errorf("calls: %v", e.calls)
+		if calls, _, _ := e.seen(); len(calls) != 1 {
+			t.Errorf("calls: %v", calls)
 		}
 	})
 }
@@ -293,11 +302,12 @@ func TestBoundedWork(t *testing.T) {
 		}
 		e := run(t, all...)
 		time.Sleep(10 * time.Minute)
-		if len(e.calls) != 100 {
-			t.Errorf("%d calls, want 100", len(e.calls))
+		calls, _, most := e.seen()
+		if len(calls) != 100 {
+			t.Errorf("%d calls, want 100", len(calls))
 		}
-		if e.mostAtOnce != parallel {
-			t.Errorf("%d calls at a time, want %d", e.mostAtOnce, parallel)
+		if most != parallel {
+			t.Errorf("%d calls at a time, want %d", most, parallel)
 		}
 	})
 }
@@ -332,8 +342,8 @@ func TestNothingToDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := run(t, sandbox(), proxy(), app(state(Exited)))
 		time.Sleep(time.Hour)
-		if e.inspected > 130 { // each half minute
-			t.Errorf("%d inspections in an hour", e.inspected)
+		if _, n, _ := e.seen(); n > 130 { // each half minute
+			t.Errorf("%d inspections in an hour", n)
 		}
 		e.expect(t)
 	})
