@@ -41,7 +41,7 @@ func newPrivateEngine(t *testing.T) *privateEngine {
 	}
 	// Sockets have short paths: the test's temporary directory is too deep.
 	e := &privateEngine{t: t, dir: must(os.MkdirTemp("", "engine")), netns: fmt.Sprintf("engine%d", os.Getpid())} //nolint:usetesting // see above
-	must("", os.WriteFile(filepath.Join(e.dir, "daemon.json"), []byte("{}"), 0o600)) // not the machine's
+	must("", os.WriteFile(filepath.Join(e.dir, "daemon.json"), []byte("{}"), 0o600))                              // not the machine's
 	for _, args := range [][]string{{"netns", "add", e.netns}, {"-n", e.netns, "link", "set", "lo", "up"}} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			t.Skipf("needs a network namespace: ip %s: %v\n%s", strings.Join(args, " "), err, out)
