@@ -37,7 +37,9 @@ func TestEvents(t *testing.T) {
 	app.NetworkOf, app.Error = sandbox.ID, "cannot join network of a non running container: "+sandbox.ID
 	s.engine.put(sandbox)
 	s.engine.put(app)
-	(<-s.engine.streams).send(Event{Container: app.ID})
+	stream := <-s.engine.streams
+	stream.send(Event{Container: sandbox.ID}) // the first look may be over
+	stream.send(Event{Container: app.ID})
 
 	dec := json.NewDecoder(resp.Body)
 	var e heal.Event
