@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ import (
 )
 
 const usage = `usage: proxy                          run beside a workload, or as a gateway, as its environment says
-       proxy --snapshot FILE [flags]  run alone by a snapshot in a file, in plain text
+       proxy --snapshot FILE [flags]  run alone by a snapshot in a file, without planes (docs/standalone.md)
        proxy ready [--wait 25s]       tell by the exit status whether the proxy here is ready
 
 Environment:
@@ -116,7 +117,7 @@ func meshed(cfg *proxy.Config) error {
 	return nil
 }
 
-// alone is a proxy by a snapshot in a file, for a laptop.
+// alone is a proxy by a snapshot in a file: a gateway if the file has gateways or it was given ports, else a sidecar.
 func alone(cfg *proxy.Config, args []string) error {
 	fs := flag.NewFlagSet("proxy", flag.ContinueOnError)
 	fs.Usage = func() {
@@ -126,9 +127,14 @@ func alone(cfg *proxy.Config, args []string) error {
 	file := fs.String("snapshot", "", "`FILE` with a snapshot in JSON, such as the answer of another proxy's /config_dump")
 	outbound := fs.String("outbound", "127.0.0.1:15001", "`LISTEN[=DESTINATION]`: listen for outbound connections, taken as going to DESTINATION where no rule has redirected them; without one, HTTP goes by its Host alone")
 	inbound := fs.String("inbound", "", "`LISTEN=DESTINATION`: listen for inbound connections to the application at DESTINATION")
-	fs.StringVar(&cfg.AdminAddr, "admin", fmt.Sprintf("127.0.0.1:%d", mesh.PortAdmin), "`ADDRESS` of the admin port")
-	fs.StringVar(&cfg.ReadyAddr, "ready", fmt.Sprintf("127.0.0.1:%d", mesh.PortReady), "`ADDRESS` of the readiness port")
-	fs.StringVar(&cfg.MetricsAddr, "metrics", fmt.Sprintf("127.0.0.1:%d", mesh.PortMetrics), "`ADDRESS` of the metrics port")
+	ca := fs.String("ca", "", "`DIRECTORY` of a certificate authority that this proxy issues its certificate from, and makes first if there is none; proxies that share it speak mutual TLS")
+	cert := fs.String("cert", "", "`FILE` with the certificate chain in PEM, in the place of --ca")
+	key := fs.String("key", "", "`FILE` with the key of --cert")
+	roots := fs.String("roots", "", "`FILE` with the roots to trust, with --cert")
+	host := fs.String("host", "127.0.0.1", "`IP` of the proxy's own ports: a second proxy on this host needs another, such as 127.0.0.2")
+	fs.StringVar(&cfg.AdminAddr, "admin", "", fmt.Sprintf("`ADDRESS` of the admin port; default port %d of --host", mesh.PortAdmin))
+	fs.StringVar(&cfg.ReadyAddr, "ready", "", fmt.Sprintf("`ADDRESS` of the readiness port; default port %d of --host", mesh.PortReady))
+	fs.StringVar(&cfg.MetricsAddr, "metrics", "", fmt.Sprintf("`ADDRESS` of the metrics port; default port %d of --host", mesh.PortMetrics))
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -136,24 +142,79 @@ func alone(cfg *proxy.Config, args []string) error {
 		fs.Usage()
 		return fmt.Errorf("arguments %q: want --snapshot FILE", args)
 	}
+	for _, own := range []struct {
+		address *string
+		port    int
+	}{{&cfg.AdminAddr, mesh.PortAdmin}, {&cfg.ReadyAddr, mesh.PortReady}, {&cfg.MetricsAddr, mesh.PortMetrics}} {
+		if *own.address == "" {
+			*own.address = net.JoinHostPort(*host, strconv.Itoa(own.port))
+		}
+	}
 	snap, err := control.ReadFile(*file)
 	if err != nil {
 		return err
 	}
 	cfg.Snapshot = snap
+	if err := certificate(cfg, *ca, *cert, *key, *roots); err != nil {
+		return err
+	}
+	for i := range snap.Gateways {
+		if port := snap.Gateways[i].Port; !slices.Contains(cfg.GatewayPorts, port) {
+			cfg.GatewayPorts = append(cfg.GatewayPorts, port)
+		}
+	}
 	if len(cfg.GatewayPorts) > 0 {
 		return nil
 	}
-	out, outDst, err := listener("outbound", *outbound)
+	return listeners(cfg, *outbound, *inbound)
+}
+
+// certificate is the identity of a proxy that is alone: none, which means plain text, or the snapshot's from a local
+// authority, or one from files.
+func certificate(cfg *proxy.Config, ca, cert, key, roots string) error {
+	self := &cfg.Snapshot.Proxy
+	var (
+		fixed *identity.Fixed
+		err   error
+	)
+	switch {
+	case ca == "" && cert == "" && key == "" && roots == "":
+		return nil
+	case ca != "" && cert+key+roots != "", ca == "" && (cert == "" || key == "" || roots == ""):
+		return errors.New("--ca DIRECTORY, or --cert FILE with --key FILE and --roots FILE")
+	case ca != "":
+		if self.Identity == "" {
+			return errors.New("--ca: the snapshot has no proxy.identity, such as spiffe://" + cfg.TrustDomain + "/ns/default/sa/web")
+		}
+		fixed, err = identity.FromLocalCA(ca, self.Name, self.Identity)
+	default:
+		fixed, err = identity.FromFiles(self.Name, cert, key, roots)
+	}
 	if err != nil {
 		return err
 	}
-	in, inDst, err := listener("inbound", *inbound)
+	if got := fixed.Current().ID.String(); got != self.Identity {
+		return fmt.Errorf("the certificate is that of %s, want the snapshot's proxy.identity %q", got, self.Identity)
+	}
+	if cfg.Snapshot.TrustDomain != "" {
+		cfg.TrustDomain = cfg.Snapshot.TrustDomain
+	}
+	cfg.Identity = fixed
+	return nil
+}
+
+// listeners binds those of a sidecar that is alone.
+func listeners(cfg *proxy.Config, outbound, inbound string) error {
+	out, outDst, err := listener("outbound", outbound)
+	if err != nil {
+		return err
+	}
+	in, inDst, err := listener("inbound", inbound)
 	if err != nil {
 		return err
 	}
 	if in != nil && !inDst.IsValid() {
-		return fmt.Errorf("--inbound %q: want LISTEN=DESTINATION, as nothing else says where the application is", *inbound)
+		return fmt.Errorf("--inbound %q: want LISTEN=DESTINATION, as nothing else says where the application is", inbound)
 	}
 	cfg.Capture = &proxy.Capture{
 		Acquire: func(context.Context) (*listen.Held, error) { return listen.Own(out, in), nil },
