@@ -61,16 +61,11 @@ func TestVirtualService(t *testing.T) {
 		}},
 		{"list", virtualService("{hosts: reviews, http: {}}"), []string{`spec.hosts: want a list, got the string "reviews"`, `spec.http: want a list, got an object`}},
 		{"two of one", route(to + ", match: [{uri: {exact: /a, prefix: /b}}]"), []string{`spec.http[0].match[0].uri: want only one of exact, prefix, regex, got exact and prefix`}},
-		{"not yet", route(to + ", fault: {abort: {percent: 100, httpStatus: 500}}, timeout: 1s, retries: {attempts: 3}, mirror: {host: a}, rewrite: {uri: /}, redirect: {uri: /}, corsPolicy: {}, headers: {}"), []string{
-			`spec.http[0].corsPolicy: is not supported yet`, `spec.http[0].fault: is not supported yet`, `spec.http[0].headers: is not supported yet`,
-			`spec.http[0].mirror: is not supported yet`, `spec.http[0].redirect: is not supported yet`, `spec.http[0].retries: is not supported yet`,
-			`spec.http[0].rewrite: is not supported yet`, `spec.http[0].timeout: is not supported yet`,
-		}},
-		{"other routes", virtualService("{hosts: [a], tls: [], tcp: [], exportTo: ['*']}"), []string{
-			`spec.exportTo: is not supported yet`, `spec.tcp: is not supported yet`, `spec.tls: is not supported yet`,
+		{"other routes", virtualService("{hosts: [a], tls: [], tcp: []}"), []string{
+			`spec.tcp: is not supported yet`, `spec.tls: is not supported yet`,
 		}},
 		{"nothing", virtualService("{}"), []string{`spec.hosts: want at least one host`, `spec.http: want at least one route`}},
-		{"no route", route("name: a"), []string{`spec.http[0].route: want at least one destination`}},
+		{"no route", route("name: a"), []string{`spec.http[0].route: want at least one destination, or redirect, directResponse or delegate`}},
 		{"no destination", route("route: [{weight: 1}]"), []string{`spec.http[0].route[0].destination: want a destination with a host`}},
 		{"destination", route("route: [{destination: {host: '*.a', subset: 'a b', port: {number: 0}}}, {destination: {}}]"), []string{
 			`spec.http[0].route[0].destination.host: want a host name without wildcard, got "*.a"`,
@@ -220,7 +215,7 @@ func TestDecodeYAML(t *testing.T) {
 		{"JSON", `{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"x"},"spec":{"hosts":["a"],"http":[{"route":[{"destination":{"host":"a"}}]}]}}`, 1, ""},
 		{"anchors", strings.Replace(one, "hosts: [a]", "hosts: &h [a]", 1) + "\n---\n" + one, 2, ""},
 		{"yes is a string", strings.Replace(one, "hosts: [a]", "hosts: [on, yes, no]", 1), 1, ""},
-		{"line of a field", "---\n" + virtualService("\n  hosts:\n  - a\n  http:\n  - timeout: 1s\n    "+to), 0, "f:9: VirtualService x: spec.http[0].timeout: is not supported yet"},
+		{"line of a field", "---\n" + virtualService("\n  hosts:\n  - a\n  http:\n  - tmeout: 1s\n    "+to), 0, "f:9: VirtualService x: spec.http[0].tmeout: unknown field, did you mean \"timeout\"?"},
 		{"line of a list's item", "apiVersion: v1\nkind: List\nitems:\n- " + indent(strings.Replace(one, "hosts", "hots", 1)), 0, `f:7: VirtualService x: spec.hots: unknown field, did you mean "hosts"?`},
 		{"one is wrong", one + "\n---\n" + strings.Replace(one, "hosts", "hots", 1), 1, `f:9: VirtualService x: spec.hots: unknown field, did you mean "hosts"?`},
 		{"syntax", one + "\n---\na: [", 1, "f: document 1: yaml: line 6: did not find expected node content"},

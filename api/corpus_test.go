@@ -20,18 +20,6 @@ var refused = map[string][]string{
 		`egress-rule-google-apis.yaml:2: ServiceEntry googleapis: kind: "ServiceEntry" of networking.istio.io is not supported yet, want one of DestinationRule, Gateway, VirtualService`,
 		`egress-rule-google-apis.yaml:21: DestinationRule googleapis: spec.trafficPolicy.tls.mode: SIMPLE is not supported yet`,
 	},
-	"networking/virtual-service-ratings-test-abort.yaml": {
-		`virtual-service-ratings-test-abort.yaml:13: VirtualService ratings: spec.http[0].fault: is not supported yet`,
-	},
-	"networking/virtual-service-ratings-test-delay.yaml": {
-		`virtual-service-ratings-test-delay.yaml:13: VirtualService ratings: spec.http[0].fault: is not supported yet`,
-	},
-	"platform/consul/virtual-service-ratings-test-abort.yaml": {
-		`virtual-service-ratings-test-abort.yaml:13: VirtualService ratings: spec.http[0].fault: is not supported yet`,
-	},
-	"platform/consul/virtual-service-ratings-test-delay.yaml": {
-		`virtual-service-ratings-test-delay.yaml:13: VirtualService ratings: spec.http[0].fault: is not supported yet`,
-	},
 }
 
 func TestCorpus(t *testing.T) {

@@ -21,7 +21,7 @@ func DestinationRule() *Kind {
 
 func destinationRuleFields() fieldSet {
 	return fields(networkingPackage,
-		"DestinationRule.host", "DestinationRule.subsets", "DestinationRule.traffic_policy",
+		"DestinationRule.host", "DestinationRule.subsets", "DestinationRule.traffic_policy", "DestinationRule.export_to",
 		"Subset.name", "Subset.labels", "Subset.traffic_policy",
 		"TrafficPolicy.load_balancer", "LoadBalancerSettings.simple",
 		"TrafficPolicy.tls", "ClientTLSSettings.mode",
@@ -34,6 +34,7 @@ func validateDestinationRule(o *Object) Problems {
 	if msg := checkHostOrWildcard(dr.Host); msg != "" {
 		ps.invalid(Path{"spec", "host"}, msg)
 	}
+	validateExportTo(&ps, dr.ExportTo)
 	validateTrafficPolicy(&ps, Path{"spec", "trafficPolicy"}, dr.TrafficPolicy)
 	names := map[string]int{}
 	for i, subset := range dr.Subsets {

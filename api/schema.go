@@ -24,12 +24,25 @@ func protoSchema(d protoreflect.MessageDescriptor, supported fieldSet) map[strin
 			properties[fd.JSONName()] = valueSchema(fd, supported)
 		}
 	}
+	for name := range oldNames[d.FullName()] {
+		properties[name] = map[string]any{"description": "of Istio 1.0"}
+	}
 	return map[string]any{"type": "object", "properties": properties}
 }
 
 func valueSchema(fd protoreflect.FieldDescriptor, supported fieldSet) map[string]any {
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
+		switch fd.Message().FullName() {
+		case durationMessage:
+			return map[string]any{"type": "string"}
+		case boolMessage:
+			return map[string]any{"type": "boolean"}
+		case uint32Message:
+			return map[string]any{"type": "integer"}
+		case doubleMessage:
+			return map[string]any{"type": "number"}
+		}
 		return protoSchema(fd.Message(), supported)
 	case protoreflect.BoolKind:
 		return map[string]any{"type": "boolean"}
@@ -39,8 +52,12 @@ func valueSchema(fd protoreflect.FieldDescriptor, supported fieldSet) map[string
 			names = append(names, string(fd.Enum().Values().Get(i).Name()))
 		}
 		return map[string]any{"type": "string", "enum": names}
-	case protoreflect.Int32Kind, protoreflect.Uint32Kind:
+	case protoreflect.Int32Kind, protoreflect.Uint32Kind, protoreflect.Uint64Kind:
 		return map[string]any{"type": "integer"}
+	case protoreflect.DoubleKind:
+		return map[string]any{"type": "number"}
+	case protoreflect.BytesKind:
+		return map[string]any{"type": "string", "format": "byte"}
 	default:
 		return map[string]any{"type": "string"}
 	}

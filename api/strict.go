@@ -1,12 +1,14 @@
 package api
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -27,14 +29,15 @@ func fields(pkg string, names ...string) fieldSet {
 
 // decodeProto decodes spec into m. Only fields of supported may be set: what Istio has and this mesh does not do
 // yet is refused rather than ignored. protojson's own errors carry no path, so the spec is first walked against
-// the message's descriptor here.
+// the message's descriptor here. The walk makes a copy, in which aliases stand under today's names and durations in
+// protojson's form; spec stays as it was written.
 func decodeProto(spec map[string]any, m proto.Message, supported fieldSet) Problems {
-	w := strictWalk{supported: supported}
-	w.message(Path{"spec"}, m.ProtoReflect().Descriptor(), spec)
+	w := strictWalk{supported: supported, old: oldNames}
+	today := w.message(Path{"spec"}, m.ProtoReflect().Descriptor(), spec)
 	if len(w.problems) > 0 {
 		return w.problems
 	}
-	raw, err := json.Marshal(spec)
+	raw, err := json.Marshal(today)
 	if err == nil {
 		err = protojson.Unmarshal(raw, m)
 	}
@@ -46,23 +49,31 @@ func decodeProto(spec map[string]any, m proto.Message, supported fieldSet) Probl
 
 type strictWalk struct {
 	supported fieldSet
+	old       map[protoreflect.FullName]map[string]oldName
 	problems  Problems
 }
 
-func (w *strictWalk) message(path Path, d protoreflect.MessageDescriptor, value any) {
+// message checks value and is its copy; nil where it is no object.
+func (w *strictWalk) message(path Path, d protoreflect.MessageDescriptor, value any) map[string]any {
 	object, ok := value.(map[string]any)
 	if !ok {
 		w.problems.invalid(path, "want an object, got "+describe(value))
-		return
+		return nil
 	}
+	today := map[string]any{}
 	chosen := map[protoreflect.FullName]string{} // by oneof
+	var old []string
 	for _, key := range slices.Sorted(maps.Keys(object)) {
+		if object[key] == nil { // as absent, in Kubernetes as in protojson
+			continue
+		}
+		if w.old[d.FullName()][key] != nil {
+			old = append(old, key)
+			continue
+		}
 		fd := d.Fields().ByJSONName(key)
 		if fd == nil {
 			w.problems.invalid(path.At(key), "unknown field"+suggest(d, key))
-			continue
-		}
-		if object[key] == nil { // as absent, in Kubernetes as in protojson
 			continue
 		}
 		if !w.supported[fd.FullName()] {
@@ -75,58 +86,122 @@ func (w *strictWalk) message(path Path, d protoreflect.MessageDescriptor, value 
 			}
 			chosen[oneof.FullName()] = key
 		}
-		w.field(path.At(key), fd, object[key])
+		today[key] = w.field(path.At(key), fd, object[key])
 	}
+	for _, key := range old {
+		w.old[d.FullName()][key](w, path, today, object[key])
+	}
+	return today
 }
 
-func (w *strictWalk) field(path Path, fd protoreflect.FieldDescriptor, value any) {
+func (w *strictWalk) field(path Path, fd protoreflect.FieldDescriptor, value any) any {
 	switch {
 	case fd.IsMap():
 		object, ok := value.(map[string]any)
 		if !ok {
 			w.problems.invalid(path, "want an object, got "+describe(value))
-			return
+			return nil
 		}
+		today := map[string]any{}
 		for _, key := range slices.Sorted(maps.Keys(object)) {
-			w.single(path.At(key), fd.MapValue(), object[key])
+			today[key] = w.single(path.At(key), fd.MapValue(), object[key])
 		}
+		return today
 	case fd.IsList():
 		list, ok := value.([]any)
 		if !ok {
 			w.problems.invalid(path, "want a list, got "+describe(value))
-			return
+			return nil
 		}
+		today := make([]any, len(list))
 		for i, v := range list {
-			w.single(path.At(i), fd, v)
+			today[i] = w.single(path.At(i), fd, v)
 		}
-	default:
-		w.single(path, fd, value)
+		return today
 	}
+	return w.single(path, fd, value)
 }
 
-// single checks one value of fd, an element where fd is a list or a map.
-func (w *strictWalk) single(path Path, fd protoreflect.FieldDescriptor, value any) {
+// single checks one value of fd, an element where fd is a list or a map, and is its copy.
+func (w *strictWalk) single(path Path, fd protoreflect.FieldDescriptor, value any) any {
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
-		w.message(path, fd.Message(), value)
+		switch fd.Message().FullName() {
+		case durationMessage:
+			return w.duration(path, value)
+		case boolMessage:
+			return w.boolean(path, value)
+		case uint32Message:
+			return w.integer(path, value, 0, math.MaxUint32)
+		case doubleMessage:
+			return w.number(path, value)
+		}
+		return w.message(path, fd.Message(), value)
 	case protoreflect.StringKind:
 		if _, ok := value.(string); !ok {
 			w.problems.invalid(path, "want a string, got "+describe(value)+quoteHint(value))
 		}
-	case protoreflect.BoolKind:
-		if _, ok := value.(bool); !ok {
-			w.problems.invalid(path, "want true or false, got "+describe(value))
+	case protoreflect.BytesKind:
+		text, ok := value.(string)
+		if _, err := base64.StdEncoding.DecodeString(text); !ok || err != nil {
+			w.problems.invalid(path, "want bytes in base64, got "+describe(value))
 		}
+	case protoreflect.BoolKind:
+		return w.boolean(path, value)
 	case protoreflect.EnumKind:
 		w.enum(path, fd.Enum(), value)
 	case protoreflect.Int32Kind:
-		w.integer(path, value, math.MinInt32, math.MaxInt32)
+		return w.integer(path, value, math.MinInt32, math.MaxInt32)
 	case protoreflect.Uint32Kind:
-		w.integer(path, value, 0, math.MaxUint32)
+		return w.integer(path, value, 0, math.MaxUint32)
+	case protoreflect.Uint64Kind:
+		return w.integer(path, value, 0, 1<<53)
+	case protoreflect.DoubleKind:
+		return w.number(path, value)
 	default:
 		// Every field of the supported sets has one of the kinds above; a test holds that.
 		w.problems.unsupported(path, fd.Kind().String())
 	}
+	return value
+}
+
+// Messages of protobuf's own that are plain values in JSON.
+const (
+	durationMessage = "google.protobuf.Duration"
+	boolMessage     = "google.protobuf.BoolValue"
+	uint32Message   = "google.protobuf.UInt32Value"
+	doubleMessage   = "google.protobuf.DoubleValue"
+)
+
+// duration takes what Istio takes: Go's notation, as 1m30s or 100ms.
+func (w *strictWalk) duration(path Path, value any) any {
+	text, _ := value.(string)
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		w.problems.invalid(path, "want a duration such as 1.5s, 100ms or 1h, got "+describe(value))
+		return nil
+	}
+	sign := ""
+	if d < 0 {
+		sign, d = "-", max(-d, 0)
+	}
+	return fmt.Sprintf("%s%d.%09ds", sign, d/time.Second, d%time.Second)
+}
+
+func (w *strictWalk) boolean(path Path, value any) any {
+	if _, ok := value.(bool); !ok {
+		w.problems.invalid(path, "want true or false, got "+describe(value))
+	}
+	return value
+}
+
+func (w *strictWalk) number(path Path, value any) any {
+	switch value.(type) {
+	case int64, float64:
+	default:
+		w.problems.invalid(path, "want a number, got "+describe(value))
+	}
+	return value
 }
 
 func (w *strictWalk) enum(path Path, d protoreflect.EnumDescriptor, value any) {
@@ -141,18 +216,19 @@ func (w *strictWalk) enum(path Path, d protoreflect.EnumDescriptor, value any) {
 	w.problems.invalid(path, fmt.Sprintf("want one of %s, got %s", strings.Join(names, ", "), describe(value)))
 }
 
-func (w *strictWalk) integer(path Path, value any, low, high int64) {
+func (w *strictWalk) integer(path Path, value any, low, high int64) any {
 	n, ok := value.(int64)
 	if f, isFloat := value.(float64); isFloat && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
 		n, ok = int64(f), true
 	}
 	if !ok {
 		w.problems.invalid(path, "want a whole number, got "+describe(value))
-		return
+		return nil
 	}
 	if n < low || n > high {
 		w.problems.invalid(path, fmt.Sprintf("want a number between %d and %d, got %d", low, high, n))
 	}
+	return n
 }
 
 // describe says what a decoded value is, shortly.

@@ -34,15 +34,33 @@ func VirtualService() *Kind {
 
 func virtualServiceFields() fieldSet {
 	return fields(networkingPackage,
-		"VirtualService.hosts", "VirtualService.gateways", "VirtualService.http",
-		"HTTPRoute.name", "HTTPRoute.match", "HTTPRoute.route",
+		"VirtualService.hosts", "VirtualService.gateways", "VirtualService.http", "VirtualService.export_to",
+		"HTTPRoute.name", "HTTPRoute.match", "HTTPRoute.route", "HTTPRoute.redirect", "HTTPRoute.direct_response",
+		"HTTPRoute.delegate", "HTTPRoute.rewrite", "HTTPRoute.timeout", "HTTPRoute.retries", "HTTPRoute.fault",
+		"HTTPRoute.mirror", "HTTPRoute.mirrors", "HTTPRoute.mirror_percentage",
+		"HTTPRoute.cors_policy", "HTTPRoute.headers",
 		"HTTPMatchRequest.name", "HTTPMatchRequest.uri", "HTTPMatchRequest.scheme", "HTTPMatchRequest.method",
 		"HTTPMatchRequest.authority", "HTTPMatchRequest.headers", "HTTPMatchRequest.without_headers",
 		"HTTPMatchRequest.port", "HTTPMatchRequest.source_labels", "HTTPMatchRequest.source_namespace",
 		"HTTPMatchRequest.gateways", "HTTPMatchRequest.query_params", "HTTPMatchRequest.ignore_uri_case",
 		"StringMatch.exact", "StringMatch.prefix", "StringMatch.regex",
-		"HTTPRouteDestination.destination", "HTTPRouteDestination.weight",
+		"HTTPRouteDestination.destination", "HTTPRouteDestination.weight", "HTTPRouteDestination.headers",
 		"Destination.host", "Destination.subset", "Destination.port", "PortSelector.number",
+		"HTTPRedirect.uri", "HTTPRedirect.authority", "HTTPRedirect.port", "HTTPRedirect.derive_port", "HTTPRedirect.scheme",
+		"HTTPRedirect.redirect_code", "HTTPRedirect.prefix_rewrite",
+		"HTTPDirectResponse.status", "HTTPDirectResponse.body", "HTTPBody.string", "HTTPBody.bytes",
+		"Delegate.name", "Delegate.namespace",
+		"HTTPRewrite.uri", "HTTPRewrite.authority", "HTTPRewrite.uri_regex_rewrite", "RegexRewrite.match", "RegexRewrite.rewrite",
+		"HTTPRetry.attempts", "HTTPRetry.per_try_timeout", "HTTPRetry.retry_on", "HTTPRetry.retry_remote_localities",
+		"HTTPRetry.retry_ignore_previous_hosts", "HTTPRetry.backoff",
+		"HTTPFaultInjection.delay", "HTTPFaultInjection.abort",
+		"HTTPFaultInjection.Delay.fixed_delay", "HTTPFaultInjection.Delay.percentage", "HTTPFaultInjection.Abort.http_status",
+		"HTTPFaultInjection.Abort.grpc_status", "HTTPFaultInjection.Abort.percentage", "Percent.value",
+		"HTTPMirrorPolicy.destination", "HTTPMirrorPolicy.percentage",
+		"CorsPolicy.allow_origins", "CorsPolicy.allow_methods", "CorsPolicy.allow_headers",
+		"CorsPolicy.expose_headers", "CorsPolicy.max_age", "CorsPolicy.allow_credentials", "CorsPolicy.unmatched_preflights",
+		"Headers.request", "Headers.response", "Headers.HeaderOperations.set", "Headers.HeaderOperations.add",
+		"Headers.HeaderOperations.remove",
 	)
 }
 
@@ -57,7 +75,12 @@ func validateVirtualService(o *Object) Problems {
 			ps.invalid(Path{"spec", "gateways", i}, msg)
 		}
 	}
-	validateVirtualHosts(&ps, vs.Hosts, inMesh)
+	if IsDelegate(vs) && len(vs.Http) > 0 {
+		validateDelegateTarget(&ps, o)
+	} else {
+		validateVirtualHosts(&ps, vs.Hosts, inMesh)
+	}
+	validateExportTo(&ps, vs.ExportTo)
 	if len(vs.Http) == 0 {
 		ps.required(Path{"spec", "http"}, "want at least one route")
 	}
@@ -65,6 +88,48 @@ func validateVirtualService(o *Object) Problems {
 		validateHTTPRoute(&ps, Path{"spec", "http", i}, route, vs.Gateways)
 	}
 	return ps
+}
+
+// IsDelegate reports whether others hand requests to vs: it has no hosts of its own
+// (istio.io/docs/reference/config/networking/virtual-service/#Delegate).
+func IsDelegate(vs *networking.VirtualService) bool { return len(vs.Hosts) == 0 }
+
+// validateDelegateTarget checks what a VirtualService without hosts may not have: it is bound where its root is.
+func validateDelegateTarget(ps *Problems, o *Object) {
+	vs := o.Spec.(*networking.VirtualService)
+	if len(vs.Gateways) > 0 {
+		ps.required(Path{"spec", "hosts"}, "want at least one host, or no gateways: a VirtualService without hosts is delegated to, and bound where the one that delegates is")
+	}
+	for i, route := range vs.Http {
+		path := Path{"spec", "http", i}
+		if route.Delegate != nil {
+			ps.invalid(path.At("delegate"), "want no delegate in a VirtualService that has no hosts, and so is itself delegated to: only one level is allowed")
+		}
+		for j, m := range route.Match {
+			if len(m.GetSourceLabels()) > 0 || m.GetSourceNamespace() != "" || len(m.GetGateways()) > 0 {
+				ps.invalid(path.At("match", j), "want no sourceLabels, sourceNamespace or gateways in a VirtualService without hosts: they belong to the one that delegates")
+			}
+		}
+	}
+}
+
+// validateExportTo checks who may see an object: ".", "*", "~", or namespaces.
+func validateExportTo(ps *Problems, exportTo []string) {
+	for i, ns := range exportTo {
+		path := Path{"spec", "exportTo", i}
+		switch {
+		case ns == "." || ns == "*":
+		case ns == "~":
+			if len(exportTo) > 1 {
+				ps.invalid(path, `want "~", nobody, to stand alone`)
+			}
+		case checkHost(ns) != "" || strings.Contains(ns, "."):
+			ps.invalid(path, fmt.Sprintf(`want ".", "*", "~" or a namespace, got %q`, ns))
+		}
+		if slices.Contains(exportTo[:i], ns) {
+			ps.invalid(path, fmt.Sprintf("%q is listed twice", ns))
+		}
+	}
 }
 
 func validateVirtualHosts(ps *Problems, hosts []string, inMesh bool) {
@@ -82,29 +147,6 @@ func validateVirtualHosts(ps *Problems, hosts []string, inMesh bool) {
 		if slices.Contains(hosts[:i], host) {
 			ps.invalid(path, fmt.Sprintf("%q is listed twice", host))
 		}
-	}
-}
-
-func validateHTTPRoute(ps *Problems, path Path, route *networking.HTTPRoute, gateways []string) {
-	for i, match := range route.GetMatch() {
-		validateHTTPMatch(ps, path.At("match", i), match, gateways)
-	}
-	if len(route.GetRoute()) == 0 {
-		ps.required(path.At("route"), "want at least one destination")
-	}
-	var sum int64
-	for i, dest := range route.GetRoute() {
-		validateDestination(ps, path.At("route", i, "destination"), dest.GetDestination())
-		if dest.GetWeight() < 0 {
-			ps.invalid(path.At("route", i, "weight"), fmt.Sprintf("want a weight of 0 or more, got %d", dest.GetWeight()))
-		}
-		sum += int64(dest.GetWeight())
-	}
-	if len(route.GetRoute()) > 1 && sum == 0 {
-		ps.invalid(path.At("route"), "the weights of several destinations are all zero, want at least one above it")
-	}
-	if sum > math.MaxUint32 {
-		ps.invalid(path.At("route"), fmt.Sprintf("the weights add up to %d, want at most %d", sum, uint32(math.MaxUint32)))
 	}
 }
 

@@ -111,6 +111,56 @@ func TestBookinfo(t *testing.T) {
 	for _, with := range []string{"meshctl", "kubectl"} {
 		t.Run("routes applied with "+with, func(t *testing.T) { routes(t, p, gateway, with) })
 	}
+	t.Run("faults", func(t *testing.T) { faults(t, p, gateway) })
+}
+
+// faults has ratings fail for jason alone: with an error, and by being so late that productpage gives up on reviews, which
+// waits longer than it does.
+func faults(t *testing.T, p *project, gateway string) {
+	t.Helper()
+	apply := func(file string) {
+		t.Helper()
+		p.meshctl("apply", "-f", corpus(t, "networking/"+file))
+	}
+	apply("virtual-service-all-v1.yaml")
+	apply("virtual-service-reviews-test-v2.yaml")
+	page := func(header ...string) string {
+		_, body := get(t, gateway+"/productpage", header...)
+		return body
+	}
+	user := []string{"Cookie", jason(t, gateway)}
+	const sorry = "product reviews are currently unavailable"
+
+	apply("virtual-service-ratings-test-abort.yaml")
+	eventually(t, "no ratings for jason", func() string {
+		if body := page(user...); !strings.Contains(body, "Ratings service is currently unavailable") || strings.Contains(body, sorry) {
+			return body
+		}
+		return ""
+	})
+	if v := reviewsVersion(t, gateway); v != "v1" {
+		t.Errorf("others get reviews %s, want v1", v)
+	}
+
+	apply("virtual-service-ratings-test-delay.yaml")
+	eventually(t, "no reviews for jason, since ratings is late", func() string {
+		if body := page(user...); !strings.Contains(body, sorry) {
+			return body
+		}
+		return ""
+	})
+	if body := page(); strings.Contains(body, sorry) || !strings.Contains(body, "The Comedy of Errors") {
+		t.Errorf("others are told:\n%s", body)
+	}
+	eventually(t, "the delay in the access log", func() string {
+		for line := range strings.Lines(p.compose("logs", "--no-color", "reviews-v2-mesh-proxy")) {
+			if strings.Contains(line, "/ratings/0") && strings.Contains(line, "DI") {
+				return ""
+			}
+		}
+		return "no line with the flag DI"
+	})
+	p.meshctl("delete", "-f", corpus(t, "networking/virtual-service-all-v1.yaml"))
 }
 
 // noPlainHTTP captures the project's bridge while requests pass.

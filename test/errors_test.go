@@ -47,8 +47,8 @@ func TestBadInput(t *testing.T) {
 		{"second of two is bad", someRoute + "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: other}\nspec: {hosts: []}\n",
 			[]string{"bad.yaml", "other", "spec.hosts"}},
 		{"unknown kind", "apiVersion: networking.istio.io/v1\nkind: VirtualServise\nmetadata: {name: x}\n", []string{"bad.yaml", "VirtualServise"}},
-		{"not built yet", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: server}\nspec:\n  hosts: [server]\n  http:\n  - fault: {abort: {httpStatus: 500, percentage: {value: 100}}}\n    route: [{destination: {host: server}}]\n",
-			[]string{"spec.http[0].fault", "not supported"}},
+		{"not built yet", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: server}\nspec:\n  hosts: [server]\n  http:\n  - retries: {attempts: 1, retryOn: retriable-headers}\n    route: [{destination: {host: server}}]\n",
+			[]string{"spec.http[0].retries.retryOn", "not supported"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p.t = t

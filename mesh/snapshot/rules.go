@@ -81,12 +81,24 @@ type Redirect struct {
 	Status    int    `json:"status"` // 301, 302, 303, 307 or 308
 	Scheme    string `json:"scheme,omitempty"`
 	Authority string `json:"authority,omitempty"`
-	Port      uint16 `json:"port,omitempty"`
+	// Port is left out of the URL where it is the scheme's own.
+	Port uint16 `json:"port,omitempty"`
+	// DerivePort takes the port from elsewhere, where Port is 0; empty is the one of Authority, or of the request's.
+	DerivePort DerivePort `json:"derivePort,omitempty"`
 	// URI replaces the path as a whole; the query stays unless URI has one.
 	URI string `json:"uri,omitempty"`
 	// Prefix replaces the part of the path that the route's uri match is a prefix of.
 	Prefix string `json:"prefix,omitempty"`
 }
+
+// DerivePort says where a redirect's port comes from.
+type DerivePort string
+
+// The sources of a port.
+const (
+	PortOfScheme  DerivePort = "scheme"  // the scheme's own, which is then not written
+	PortOfRequest DerivePort = "request" // the one that the client dialled
+)
 
 // DirectResponse is an answer of the proxy's own.
 type DirectResponse struct {

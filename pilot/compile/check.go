@@ -49,10 +49,41 @@ func (c *compiler) checkVirtualService(o *api.Object, vs *networking.VirtualServ
 		c.checkHosts(o, vs)
 	}
 	for i, http := range vs.Http {
-		for j, d := range http.Route {
-			c.checkTarget(o, fmt.Sprintf("spec.http[%d].route[%d].destination", i, j), d.Destination)
-		}
+		c.checkHTTPRoute(o, fmt.Sprintf("spec.http[%d]", i), http)
 	}
+	if api.IsDelegate(vs) && !slices.ContainsFunc(c.virtualServices, func(root *api.Object) bool {
+		return slices.ContainsFunc(root.Spec.(*networking.VirtualService).Http, func(r *networking.HTTPRoute) bool {
+			return r.Delegate != nil && c.delegate(root, r.Delegate) == o
+		})
+	}) {
+		c.problem(o, "spec.hosts", "there are none, and no VirtualService delegates to this one: its rules are not used")
+	}
+}
+
+func (c *compiler) checkHTTPRoute(o *api.Object, path string, r *networking.HTTPRoute) {
+	for i, d := range r.Route {
+		c.checkTarget(o, fmt.Sprintf("%s.route[%d].destination", path, i), d.Destination)
+	}
+	if r.Mirror != nil {
+		c.checkTarget(o, path+".mirror", r.Mirror)
+	}
+	for i, m := range r.Mirrors {
+		c.checkTarget(o, fmt.Sprintf("%s.mirrors[%d].destination", path, i), m.Destination)
+	}
+	if r.Delegate != nil && c.delegate(o, r.Delegate) == nil {
+		c.problem(o, path+".delegate.name", noDelegate(o, r.Delegate))
+	}
+	f := faultOf(r.Fault)
+	if f != nil && f.Delay != nil && f.Delay.Share == 0 {
+		c.problem(o, path+".fault.delay.percentage", "no request is delayed: a percentage that is missing is 0")
+	}
+	if f != nil && f.Abort != nil && f.Abort.Share == 0 {
+		c.problem(o, path+".fault.abort.percentage", "no request is aborted: a percentage that is missing is 0")
+	}
+}
+
+func noDelegate(o *api.Object, d *networking.Delegate) string {
+	return fmt.Sprintf("there is no VirtualService %s without hosts to delegate to; this rule is left out", delegateName(o, d))
 }
 
 func (c *compiler) checkHosts(o *api.Object, vs *networking.VirtualService) {

@@ -149,6 +149,8 @@ func TestLecture(t *testing.T) {
 		{"reviews-80-20", "productpage-v1", []string{rules, "networking/virtual-service-reviews-80-20.yaml"}},
 		{"reviews-50-v3", "productpage-v1", []string{rules, "networking/virtual-service-reviews-50-v3.yaml"}},
 		{"reviews-v3", "productpage-v1", []string{rules, "networking/virtual-service-reviews-v3.yaml"}},
+		{"ratings-test-delay", "reviews-v2", []string{rules, "networking/virtual-service-ratings-test-delay.yaml"}},
+		{"ratings-test-abort", "reviews-v2", []string{rules, "networking/virtual-service-ratings-test-abort.yaml"}},
 		{"bookinfo-gateway", "istio-ingressgateway", []string{rules, "networking/bookinfo-gateway.yaml"}},
 	}
 	for _, c := range cases {

@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"maps"
+	"reflect"
 	"slices"
 
 	networking "istio.io/api/networking/v1"
@@ -51,7 +52,7 @@ func (c *compiler) serverRoutes(routes map[string][]snapshot.Route, gateway *api
 	name := gateway.Meta.Namespace + "/" + gateway.Meta.Name
 	for _, o := range c.virtualServices {
 		vs := o.Spec.(*networking.VirtualService)
-		if !bound(vs.Gateways, name, o.Meta.Namespace) {
+		if !bound(vs.Gateways, name, o.Meta.Namespace) || !visible(o, c.proxy.Namespace) {
 			continue
 		}
 		domains := c.serverDomains(gateway, server, o)
@@ -106,7 +107,7 @@ func common(host string, names []string, pattern string) []string {
 // appendNew appends rules but those that routes holds: two servers of one port may lead to the same rule.
 func appendNew(routes, rules []snapshot.Route) []snapshot.Route {
 	for _, r := range rules {
-		if !slices.ContainsFunc(routes, func(have snapshot.Route) bool { return have.Resource == r.Resource }) {
+		if !slices.ContainsFunc(routes, func(have snapshot.Route) bool { return reflect.DeepEqual(have, r) }) {
 			routes = append(routes, r)
 		}
 	}

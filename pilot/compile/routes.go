@@ -20,7 +20,7 @@ func (c *compiler) virtualHosts() []snapshot.VirtualHost {
 	owner := map[string]*api.Object{} // by host
 	for _, o := range c.virtualServices {
 		vs := o.Spec.(*networking.VirtualService)
-		if !bound(vs.Gateways, api.MeshGateway, o.Meta.Namespace) {
+		if !bound(vs.Gateways, api.MeshGateway, o.Meta.Namespace) || !visible(o, c.proxy.Namespace) {
 			continue
 		}
 		routes := c.routes(o, api.MeshGateway)
@@ -112,11 +112,15 @@ func (c *compiler) routes(o *api.Object, gateway string) []snapshot.Route {
 		if !applies {
 			continue
 		}
-		routes = append(routes, snapshot.Route{
-			Name: http.Name, Matches: matches, Resource: o.String() + " " + path,
-			Destinations: c.destinations(o, path, http.Route, gateway),
-		})
-		if matches == nil {
+		if http.Delegate != nil {
+			routes = append(routes, c.delegated(o, path, http, matches, gateway)...)
+		} else {
+			routes = append(routes, snapshot.Route{
+				Name: http.Name, Matches: matches, Resource: o.String() + " " + path,
+				Destinations: c.destinations(o, path, http.Route, gateway), RouteRules: c.rulesOf(o, path, http, gateway),
+			})
+		}
+		if n := len(routes); n > 0 && routes[n-1].Matches == nil {
 			break
 		}
 	}
@@ -194,23 +198,29 @@ func (c *compiler) destinations(o *api.Object, path string, in []*networking.HTT
 		if weight == 0 {
 			continue
 		}
-		at := fmt.Sprintf("%s.route[%d].destination", path, i)
-		dest := snapshot.Destination{
-			Service: c.catalog.resolve(d.Destination.Host, o.Meta.Namespace), Subset: d.Destination.Subset,
-			Port: uint16(d.Destination.GetPort().GetNumber()), Weight: weight, //nolint:gosec // api validates the range
-		}
-		c.checkDestination(o, at, &dest)
-		if s := c.service(dest.Service); s != nil && dest.Port == 0 && gateway != api.MeshGateway {
-			// The port that a gateway's client dialled is the gateway's own.
-			if len(s.Ports) == 1 {
-				dest.Port = s.Ports[0].Number
-			} else {
-				c.problem(o, at+".port.number", fmt.Sprintf("want one: %s has %d declared ports", s.Host, len(s.Ports)))
-			}
-		}
+		dest := c.destination(o, fmt.Sprintf("%s.route[%d].destination", path, i), d.Destination, gateway)
+		dest.Weight, dest.Headers = weight, headersOf(d.Headers)
 		out = append(out, dest)
 	}
 	return out
+}
+
+// destination is one target, as far as its own fields say it. path is that of d.
+func (c *compiler) destination(o *api.Object, path string, d *networking.Destination, gateway string) snapshot.Destination {
+	dest := snapshot.Destination{
+		Service: c.catalog.resolve(d.Host, o.Meta.Namespace), Subset: d.Subset,
+		Port: uint16(d.GetPort().GetNumber()), //nolint:gosec // api validates the range
+	}
+	c.checkDestination(o, path, &dest)
+	if s := c.service(dest.Service); s != nil && dest.Port == 0 && gateway != api.MeshGateway {
+		// The port that a gateway's client dialled is the gateway's own.
+		if len(s.Ports) == 1 {
+			dest.Port = s.Ports[0].Number
+		} else {
+			c.problem(o, path+".port.number", fmt.Sprintf("want one: %s has %d declared ports", s.Host, len(s.Ports)))
+		}
+	}
+	return dest
 }
 
 func (c *compiler) checkDestination(o *api.Object, path string, d *snapshot.Destination) {

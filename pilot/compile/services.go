@@ -184,7 +184,7 @@ func (c *compiler) rulesFor(s *service) []*api.Object {
 	for _, namespace := range []string{c.proxy.Namespace, s.namespace} {
 		best, rules := "", []*api.Object(nil)
 		for _, o := range c.destinationRules {
-			if o.Meta.Namespace != namespace {
+			if o.Meta.Namespace != namespace || !visible(o, c.proxy.Namespace) {
 				continue
 			}
 			host := c.catalog.resolve(o.Spec.(*networking.DestinationRule).Host, namespace)

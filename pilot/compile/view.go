@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	networking "istio.io/api/networking/v1"
+
 	"github.com/composure-mesh/composure/api"
 	"github.com/composure-mesh/composure/mesh"
 )
@@ -37,6 +39,7 @@ type Index struct {
 
 	// In order of creation, the oldest first: where two claim the same host, the first wins.
 	virtualServices  []*api.Object
+	delegates        []*api.Object // VirtualServices without hosts
 	destinationRules []*api.Object
 	gateways         []*api.Object
 }
@@ -54,7 +57,11 @@ func New(v View) *Index {
 	for _, o := range slices.SortedFunc(slices.Values(v.Intent), byCreation) {
 		switch o.Kind.Kind {
 		case "VirtualService":
-			x.virtualServices = append(x.virtualServices, o)
+			if api.IsDelegate(o.Spec.(*networking.VirtualService)) {
+				x.delegates = append(x.delegates, o)
+			} else {
+				x.virtualServices = append(x.virtualServices, o)
+			}
 		case "DestinationRule":
 			x.destinationRules = append(x.destinationRules, o)
 		case "Gateway":
@@ -68,6 +75,18 @@ func New(v View) *Index {
 func byCreation(a, b *api.Object) int {
 	return cmp.Or(a.Meta.CreationTimestamp.Compare(b.Meta.CreationTimestamp.Time),
 		cmp.Compare(a.Meta.Name, b.Meta.Name), cmp.Compare(a.Meta.Namespace, b.Meta.Namespace))
+}
+
+// visible reports whether a proxy of namespace is to know o, by its exportTo
+// (istio.io/docs/reference/config/networking/virtual-service/#VirtualService-export_to).
+func visible(o *api.Object, namespace string) bool {
+	exported, ok := o.Spec.(interface{ GetExportTo() []string })
+	if !ok || len(exported.GetExportTo()) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(exported.GetExportTo(), func(to string) bool {
+		return to == "*" || to == namespace || to == "." && o.Meta.Namespace == namespace
+	})
 }
 
 // Workload is a workload of the facts, nil if there is none of this name.

@@ -44,11 +44,13 @@ func (f redirect) location(q *Request) []byte {
 	if r.Authority != "" {
 		host, port = cutPort([]byte(r.Authority))
 	}
-	if r.Port != 0 {
-		port = strconv.AppendUint([]byte{':'}, uint64(r.Port), 10)
-		if scheme == "http" && r.Port == 80 || scheme == "https" && r.Port == 443 {
-			port = nil
-		}
+	switch {
+	case r.Port != 0:
+		port = portOf(scheme, r.Port)
+	case r.DerivePort == snapshot.PortOfRequest:
+		port = portOf(scheme, q.Port)
+	case r.DerivePort == snapshot.PortOfScheme:
+		port = nil
 	}
 	path, query := q.path()
 	switch {
@@ -61,6 +63,14 @@ func (f redirect) location(q *Request) []byte {
 		path = joined([]byte(r.Prefix), path[prefixLen(q, path):])
 	}
 	return bytes.Join([][]byte{[]byte(scheme), []byte("://"), host, port, path, query}, nil)
+}
+
+// portOf is a port with its colon; nil where it is the scheme's own.
+func portOf(scheme string, port uint16) []byte {
+	if scheme == "http" && port == 80 || scheme == "https" && port == 443 {
+		return nil
+	}
+	return strconv.AppendUint([]byte{':'}, uint64(port), 10)
 }
 
 // cutPort splits an authority into the host, and the port with its colon.

@@ -1,0 +1,141 @@
+package traffic
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRoutes plays testdata/routes/*.txt. Such a file has rules and requests:
+//
+//	What it shows.
+//	-- rules --
+//	<YAML, as for meshctl apply>
+//	-- requests from productpage-v1 --
+//	GET reviews:9080/path | end-user: jason  => 200 reviews-v2
+//
+// What follows the arrow holds for the answer: the status, the workload that gave it ("-" for the proxy itself), and any
+// number of name=value: flag, route and cluster as in the access log; tries, the requests that workloads got; mirrored, a
+// workload that got a copy; and else the answer's header, of which saw-path, saw-host and saw-NAME tell what the workload
+// saw. "name=" is absent. Underscores in a value stand for spaces.
+func TestRoutes(t *testing.T) {
+	files, err := filepath.Glob("testdata/routes/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("found %d files: %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			play(t, file, string(raw))
+		})
+	}
+}
+
+func play(t *testing.T, file, text string) {
+	t.Helper()
+	var (
+		s       *shop
+		rules   strings.Builder
+		section string
+	)
+	for i, line := range strings.Split(text, "\n") {
+		if name, ok := strings.CutPrefix(line, "-- "); ok {
+			section = strings.TrimSuffix(name, " --")
+			if section == "rules" {
+				rules.Reset()
+			} else if from, ok := strings.CutPrefix(section, "requests from "); ok {
+				s = open(t, from, rules.String())
+			} else {
+				t.Fatalf("%s:%d: section %q, want rules or requests from WORKLOAD", file, i+1, section)
+			}
+			continue
+		}
+		switch {
+		case section == "rules":
+			rules.WriteString(line + "\n")
+		case section != "" && line != "" && line[0] != '#':
+			s.check(t, file+":"+strconv.Itoa(i+1), line)
+		}
+	}
+	if s == nil {
+		t.Fatalf("%s: no requests", file)
+	}
+}
+
+func (s *shop) check(t *testing.T, at, line string) {
+	t.Helper()
+	request, wants, ok := strings.Cut(line, "=>")
+	if !ok {
+		t.Fatalf("%s: want a request => an answer", at)
+	}
+	parts := strings.Split(request, "|")
+	method, url, _ := strings.Cut(strings.TrimSpace(parts[0]), " ")
+	host, _, _ := strings.Cut(url, "/")
+	name, _, _ := strings.Cut(host, ":")
+	name, _, _ = strings.Cut(name, ".")
+	s.requests()
+	a := s.client(name).do(method, strings.TrimSpace(url), parts[1:]...)
+	for i, want := range strings.Fields(wants) {
+		what, value, named := strings.Cut(want, "=")
+		if !named {
+			what, value = []string{"status", "workload"}[i], want
+		}
+		value = strings.ReplaceAll(value, "_", " ")
+		if what == "mirrored" {
+			s.mirrored(t, at, value)
+			continue
+		}
+		if got := s.about(a, what); got != value {
+			t.Errorf("%s: %s is %q, want %q", at, what, got, value)
+		}
+	}
+}
+
+func (s *shop) about(a *answer, what string) string {
+	switch what {
+	case "status":
+		return strconv.Itoa(a.StatusCode)
+	case "workload":
+		if a.workload() == "" {
+			return "-"
+		}
+		return a.workload()
+	case "flag":
+		return string(a.record.Flag)
+	case "route":
+		return a.record.Route
+	case "cluster":
+		return a.record.Upstream.Cluster
+	case "body":
+		return a.body
+	case "tries":
+		n := 0
+		for _, got := range s.requests() {
+			n += len(got)
+		}
+		return strconv.Itoa(n)
+	}
+	return strings.Join(a.Header.Values(what), "|")
+}
+
+// mirrored waits for a copy at a workload.
+func (s *shop) mirrored(t *testing.T, at, workload string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		for _, got := range s.seen[workload] {
+			if strings.Contains(got, "-shadow") {
+				s.mu.Unlock()
+				return
+			}
+		}
+		s.mu.Unlock()
+	}
+	t.Errorf("%s: %s got no copy", at, workload)
+}
