@@ -6,10 +6,6 @@ package mesh
 // (https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/).
 func WellKnownProtocol(port uint16) Protocol {
 	switch port {
-	case 80, 8080:
-		return ProtocolAuto // commonly HTTP, but sniffing tells without a wait: HTTP clients speak first
-	case 443, 8443:
-		return ProtocolAuto
 	case 21, 22, 25, 53, 110, 143, 465, 587, 993, 995, // ftp ssh smtp dns pop imap
 		389, 636, 1433, 1521, // ldap mssql oracle
 		2181, 3306, 33060, 4222, // zookeeper mysql nats
@@ -19,4 +15,14 @@ func WellKnownProtocol(port uint16) Protocol {
 		return ProtocolTCP
 	}
 	return ProtocolAuto
+}
+
+// ClientSpeaksFirst reports whether a port is one of HTTP or TLS by custom, though only detection can say which: its
+// clients begin, so that one that says nothing need not be kept for long.
+func ClientSpeaksFirst(port uint16) bool {
+	switch port {
+	case 80, 443, 8080, 8443:
+		return true
+	}
+	return false
 }

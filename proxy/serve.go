@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/composure-mesh/composure/internal/identity"
@@ -17,20 +18,6 @@ import (
 	"github.com/composure-mesh/composure/proxy/tcp"
 )
 
-// Times of detection.
-const (
-	// silence is how long the client of an undeclared port may be silent before its server is asked: a server that
-	// speaks first is waited for by its client.
-	silence = 100 * time.Millisecond
-	// meshSilence is for clients that have a proxy: it begins with a ClientHello, however busy its machine is.
-	meshSilence = 5 * time.Second
-	// helloTimeout is for the rest of a ClientHello, and again for the handshake.
-	helloTimeout  = 5 * time.Second
-	headerTimeout = 10 * time.Second
-	// firstRequest is how long the client of a port that speaks HTTP may take to begin: there is no server to speak first.
-	firstRequest = time.Minute
-)
-
 // stream is a client's connection on its way to be served.
 type stream struct {
 	*exchange.Connection
@@ -38,8 +25,8 @@ type stream struct {
 	target tcp.Target // where it goes as bytes
 	// protocol is what the port is declared to speak.
 	protocol mesh.Protocol
-	// silence is how long the client may send nothing before the server is asked.
-	silence time.Duration
+	// fromMesh says that the client has a proxy, which begins with a ClientHello of its own.
+	fromMesh bool
 }
 
 func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
@@ -59,7 +46,6 @@ func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
 		client:     listen.NewConn(c),
 		target:     tcp.Target{Addr: target.Addr, Identity: target.Identity, Cluster: cluster, Ends: ends},
 		protocol:   t.Protocol(dst),
-		silence:    silence,
 	})
 }
 
@@ -75,10 +61,9 @@ func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
 		client:     listen.NewConn(c),
 		target:     inboundTarget(t, dst),
 		protocol:   t.Protocol(dst),
-		silence:    silence,
 	}
 	if w := t.Workload(st.Remote.Addr()); w != nil && w.Identity != "" && s.cfg.Identity != nil {
-		st.silence = meshSilence
+		st.fromMesh = true
 	}
 	st.target.Ends.Source = t.Peer(st.Remote.Addr(), "")
 	s.serve(ctx, st)
@@ -125,68 +110,27 @@ func inboundTarget(t *table.Table, dst netip.AddrPort) tcp.Target {
 
 // serve finds out what the client speaks and serves that.
 func (s *Server) serve(ctx context.Context, st *stream) {
-	kind, hello, err := s.sniff(st)
+	found, err := s.detect(ctx, st)
 	if err != nil {
+		abandon(found.session)
 		s.undecided(st, err)
 		return
 	}
-	var session *tcp.Session
-	if kind == listen.Silent && st.protocol == mesh.ProtocolHTTP {
-		s.stats.slowClients.Add(1)
-		_ = st.client.Close() // it has sent nothing
-		return
-	}
-	if kind == listen.Silent {
-		// Either side may be the one to speak first: only a connected server can tell.
-		if session, err = s.tcp.Connect(ctx, st.client, st.Connection, st.target); err != nil {
-			s.refuse(st, err)
-			return
-		}
-		serverFirst, err := session.ServerSpokeFirst()
-		if err == nil && !serverFirst {
-			kind, hello, err = listen.Sniff(st.client, s.timeouts(0))
-			if isEnd(err) {
-				kind, err = listen.TCP, nil // the client sends nothing at all: its end is passed on
-			}
-		}
-		if err != nil {
-			session.Abandon()
-			s.undecided(st, err)
-			return
-		}
-	}
 	s.connections.decided(st.client)
-	if hello != nil {
-		st.ServerName = hello.ServerName
+	if found.hello != nil {
+		st.ServerName = found.hello.ServerName
 	}
 	switch {
-	case s.isMesh(st, hello):
-		abandon(session)
+	case s.isMesh(st, found.hello):
+		abandon(found.session)
 		s.terminate(ctx, st)
-	case kind == listen.HTTP1 && mayBeHTTP(st.protocol), st.protocol == mesh.ProtocolHTTP && kind == listen.TCP && session == nil:
-		// A port that is declared HTTP and gets something else: the engine says so to the client.
-		abandon(session)
+	case found.http(st.protocol):
+		abandon(found.session)
 		s.serveHTTP(ctx, st.client, st.Connection)
 	default:
-		s.pass(ctx, st, session)
+		s.pass(ctx, st, found.session)
 	}
 }
-
-// sniff waits for the client's first bytes. Where HTTP was declared, there is no server to speak first.
-func (s *Server) sniff(st *stream) (listen.Kind, *listen.Hello, error) {
-	quiet := st.silence
-	if st.protocol == mesh.ProtocolHTTP {
-		quiet = s.cfg.FirstRequest
-	}
-	return listen.Sniff(st.client, s.timeouts(quiet))
-}
-
-func (s *Server) timeouts(quiet time.Duration) listen.Timeouts {
-	return listen.Timeouts{Silence: quiet, Handshake: helloTimeout, Header: headerTimeout}
-}
-
-// mayBeHTTP reports whether a port of the declared protocol is served as HTTP where the client speaks it.
-func mayBeHTTP(p mesh.Protocol) bool { return p == mesh.ProtocolAuto || p == mesh.ProtocolHTTP }
 
 // isMesh reports whether a ClientHello is for this proxy rather than for the application.
 func (s *Server) isMesh(st *stream, hello *listen.Hello) bool {
@@ -250,11 +194,17 @@ func (s *Server) refuse(st *stream, err error) {
 
 // undecided ends a connection whose client left or dallied before it was clear what it speaks.
 func (s *Server) undecided(st *stream, err error) {
+	var dial *dialError
 	switch {
+	case errors.As(err, &dial):
+		s.refuse(st, dial.error)
 	case errors.Is(err, listen.ErrSlow):
 		s.stats.slowClients.Add(1)
 		s.log.Info("refused a connection", "remote", st.Remote, "original_destination", st.OriginalDst, "error", err)
 		listen.Reset(st.client)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.stats.slowClients.Add(1)
+		_ = st.client.Close() // it has sent nothing
 	case isEnd(err):
 		_ = st.client.Close() // it has sent nothing and is gone
 	default:

@@ -42,7 +42,19 @@ var ErrSlow = errors.New("the client did not finish its first message in time")
 
 // Sniff tells what the client of c speaks without reading it away. hello is set for TLS. An error other than
 // ErrSlow is the connection's own.
-func Sniff(c *Conn, t Timeouts) (kind Kind, hello *Hello, err error) {
+func Sniff(c *Conn, t Timeouts) (kind Kind, hello *Hello, err error) { return sniff(c, t, Classify) }
+
+// SniffTLS is Sniff where nothing but TLS is looked for: all else is TCP from its first byte on.
+func SniffTLS(c *Conn, t Timeouts) (kind Kind, hello *Hello, err error) {
+	return sniff(c, t, func(b []byte) (Kind, bool) {
+		if len(b) > 0 && b[0] != recordHandshake {
+			return TCP, false
+		}
+		return Classify(b)
+	})
+}
+
+func sniff(c *Conn, t Timeouts, classify func([]byte) (Kind, bool)) (kind Kind, hello *Hello, err error) {
 	defer func() {
 		if e := c.SetReadDeadline(time.Time{}); err == nil && e != nil {
 			err = e
@@ -67,7 +79,7 @@ func Sniff(c *Conn, t Timeouts) (kind Kind, hello *Hello, err error) {
 		return Silent, nil, err
 	}
 	for {
-		kind, more := Classify(c.Buffered())
+		kind, more := classify(c.Buffered())
 		if !more {
 			if kind == TLS {
 				hello, _ = ParseHello(c.Buffered())

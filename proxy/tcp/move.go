@@ -93,6 +93,22 @@ func closedByPeer(c *listen.Conn) bool {
 	return info != nil && info.State == tcpClose
 }
 
+// arrived reports whether something from the peer of c waits to be read.
+func arrived(c *listen.Conn) bool {
+	tc := listen.TCPOf(c)
+	if tc == nil {
+		return false
+	}
+	raw, err := tc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	var b [1]byte
+	peek := func(fd uintptr) { n, _, err = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT) }
+	return raw.Control(peek) == nil && err == nil && n > 0
+}
+
 func tcpInfo(c *listen.Conn) *unix.TCPInfo {
 	tc := listen.TCPOf(c)
 	if tc == nil {

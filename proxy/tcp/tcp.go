@@ -90,12 +90,15 @@ func (h *Handler) Connect(ctx context.Context, client *listen.Conn, conn *exchan
 // Abandon drops a session that was opened in vain; it leaves no record.
 func (s *Session) Abandon() { listen.Reset(s.upstream) }
 
-// ServerSpokeFirst waits until a side sends something, and reports whether it was the server. What was sent stays
-// buffered. The end of a stream counts as sending. The error is that of a side that stayed silent for the idle
-// timeout.
-func (s *Session) ServerSpokeFirst() (bool, error) {
-	limit := time.Now().Add(s.handler.cfg.IdleTimeout)
-	if err := errors.Join(s.client.SetReadDeadline(limit), s.upstream.SetReadDeadline(limit)); err != nil {
+// ServerSpokeFirst waits until a side sends something, and reports whether it was the server alone. What was sent stays
+// buffered. The end of a stream counts as sending. Where both stay silent for limit, the error is
+// os.ErrDeadlineExceeded; 0 is the idle timeout.
+func (s *Session) ServerSpokeFirst(limit time.Duration) (bool, error) {
+	if limit == 0 {
+		limit = s.handler.cfg.IdleTimeout
+	}
+	until := time.Now().Add(limit)
+	if err := errors.Join(s.client.SetReadDeadline(until), s.upstream.SetReadDeadline(until)); err != nil {
 		return false, err
 	}
 	server := make(chan error, 1)
@@ -108,9 +111,14 @@ func (s *Session) ServerSpokeFirst() (bool, error) {
 	listen.Interrupt(s.upstream)
 	serverErr := <-server
 	err := errors.Join(s.client.SetReadDeadline(time.Time{}), s.upstream.SetReadDeadline(time.Time{}))
+	if err == nil && isTimeout(clientErr) && arrived(s.client) {
+		clientErr = s.client.Fill() // it spoke, too, and the server was only heard first
+	}
 	switch {
 	case err != nil:
 		return false, err
+	case len(s.client.Buffered()) > 0:
+		return false, nil // also where the server spoke at the same time
 	case !isTimeout(serverErr):
 		return true, nil
 	case isTimeout(clientErr):

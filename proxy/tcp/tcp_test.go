@@ -273,7 +273,7 @@ func TestServerSpokeFirst(t *testing.T) {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					got, err := r.session.ServerSpokeFirst()
+					got, err := r.session.ServerSpokeFirst(0)
 					if err != nil || got != tc.want {
 						t.Errorf("ServerSpokeFirst = %v, %v; want %v", got, err, tc.want)
 					}
@@ -293,9 +293,26 @@ func TestServerSpokeFirst(t *testing.T) {
 	}
 }
 
+// TestBothSpoke: what the client has sent decides, also where the server was as quick.
+func TestBothSpoke(t *testing.T) {
+	for range 50 {
+		r := start(t, 0, false)
+		send(t, r.far(), "220 ready")
+		send(t, r.client, "G")
+		if got, err := r.session.ServerSpokeFirst(0); err != nil || got {
+			t.Fatalf("ServerSpokeFirst = %v, %v; want false", got, err)
+		}
+		go r.session.Run()
+		expect(t, r.client, "220 ready")
+		expect(t, r.far(), "G")
+		listen.Reset(r.client)
+		<-r.recorder.closed
+	}
+}
+
 func TestServerSpokeFirstGivesUp(t *testing.T) {
 	r := start(t, 20*time.Millisecond, false)
-	if _, err := r.session.ServerSpokeFirst(); err == nil {
+	if _, err := r.session.ServerSpokeFirst(0); err == nil {
 		t.Error("no error though neither side spoke within the idle timeout")
 	}
 }
