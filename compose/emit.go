@@ -89,11 +89,7 @@ func (e *emitter) output(dir string) ([]byte, error) {
 		}
 		volumes.Content = append(volumes.Content, keyNode(v), &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle})
 	}
-	body, err := encode(mapping("services", services, "volumes", volumes))
-	if err != nil {
-		return nil, fmt.Errorf("encode the override: %w", err)
-	}
-	return e.src.render(dir, e.cfg, body)
+	return e.src.render(dir, e.cfg, encode(mapping("services", services, "volumes", volumes))), nil
 }
 
 // user is what the override says about a service of the user's; nil is nothing.

@@ -38,14 +38,7 @@ func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override [
 	}
 	e := &emitter{src: &Source{project: project, raw: model}, resolved: map[fieldOf]bool{}}
 	for {
-		body, err := encode(fullBody(model))
-		if err != nil {
-			return nil, fmt.Errorf("encode the flattened file: %w", err)
-		}
-		out, err := s.render(dir, cfg, body)
-		if err != nil {
-			return nil, err
-		}
+		out := s.render(dir, cfg, encode(fullBody(model)))
 		diffs, err := s.compareFull(ctx, dir, out, project)
 		if err != nil {
 			return nil, err

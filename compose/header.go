@@ -139,17 +139,14 @@ const headComment = `# Written by meshctl compose inject. Don't edit it: change 
 `
 
 // render joins comment, header and body to an output file.
-func (s *Source) render(dir string, cfg Config, body []byte) ([]byte, error) {
-	head, err := encode(mapping(headerKey, mapping(
+func (s *Source) render(dir string, cfg Config, body []byte) []byte {
+	head := encode(mapping(headerKey, mapping(
 		"version", escape(cfg.Version),
 		"flags", cfg.flags(),
 		"inputs", s.inputHashes(dir),
 		"hash", digest(body),
 	)))
-	if err != nil {
-		return nil, fmt.Errorf("encode the header: %w", err)
-	}
-	return bytes.Join([][]byte{[]byte(headComment), head, body}, nil), nil
+	return bytes.Join([][]byte{[]byte(headComment), head, body}, nil)
 }
 
 // escape makes a literal of s: Compose would take a dollar for a variable.

@@ -40,11 +40,12 @@ func (s *Source) merge(ctx context.Context, override []byte, clones []string) (*
 	}
 	last.content += rest
 	models := make([]map[string]any, len(parts))
+	options := casts(append(s.text(), override)...)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range parts {
 		group.Go(func() (err error) {
-			models[i], err = s.mergePart(ctx, &parts[i])
+			models[i], err = s.mergePart(ctx, &parts[i], options)
 			return err
 		})
 	}
@@ -209,7 +210,7 @@ func fieldEnd(block string) int {
 }
 
 // mergePart merges the override's text over a part of the model, and gives the services their other fields back.
-func (s *Source) mergePart(ctx context.Context, p *part) (map[string]any, error) {
+func (s *Source) mergePart(ctx context.Context, p *part, options func(*loader.Options)) (map[string]any, error) {
 	services := map[string]any{}
 	for name, fields := range p.services {
 		if fields == nil {
@@ -235,7 +236,7 @@ func (s *Source) mergePart(ctx context.Context, p *part) (map[string]any, error)
 	model := map[string]any{"services": map[string]any{}}
 	if p.content != bodyStart { // else the override has nothing to say to any of them
 		var err error
-		if model, err = loader.LoadModelWithContext(ctx, config, resolved, s.called, func(o *loader.Options) {
+		if model, err = loader.LoadModelWithContext(ctx, config, resolved, options, s.called, func(o *loader.Options) {
 			o.ResolvePaths = false // they are resolved, and the override has none
 		}); err != nil {
 			return nil, err

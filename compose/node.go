@@ -1,13 +1,14 @@
 package compose
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 )
@@ -117,15 +118,93 @@ func override(v any) *yaml.Node {
 	return n
 }
 
-func encode(n *yaml.Node) ([]byte, error) {
-	var b bytes.Buffer
-	e := yaml.NewEncoder(&b)
-	e.SetIndent(2)
-	if err := e.Encode(n); err != nil {
-		return nil, err
+// encode writes a mapping as block YAML, each scalar on one line. It is yaml.v3's own form; that encoder takes longer
+// than all the rest of making a big override.
+func encode(n *yaml.Node) []byte {
+	return appendBlock(nil, n, 0, false)
+}
+
+// appendBlock writes the entries of a mapping or sequence, each at an indent; begun says that the first is at it already.
+func appendBlock(b []byte, n *yaml.Node, indent int, begun bool) []byte {
+	step := 1
+	if n.Kind == yaml.MappingNode {
+		step = 2
 	}
-	if err := e.Close(); err != nil {
-		return nil, err
+	for i := 0; i < len(n.Content); i += step {
+		if i > 0 || !begun {
+			b = append(b, strings.Repeat(" ", indent)...)
+		}
+		v := n.Content[i]
+		if n.Kind == yaml.MappingNode {
+			b = append(appendScalar(b, v), ':')
+			v = n.Content[i+1]
+		} else {
+			b = append(b, '-')
+		}
+		if strings.HasPrefix(v.Tag, "!") && !strings.HasPrefix(v.Tag, "!!") {
+			b = append(append(b, ' '), v.Tag...)
+		}
+		switch {
+		case v.Kind == yaml.ScalarNode || len(v.Content) == 0 || v.Style&yaml.FlowStyle != 0:
+			b = append(appendFlow(append(b, ' '), v), '\n')
+		case n.Kind == yaml.SequenceNode && v.Tag != "!override":
+			b = appendBlock(append(b, ' '), v, indent+2, true)
+		default:
+			b = appendBlock(append(b, '\n'), v, indent+2, false)
+		}
 	}
-	return b.Bytes(), nil
+	return b
+}
+
+// appendFlow writes a value on one line.
+func appendFlow(b []byte, n *yaml.Node) []byte {
+	switch n.Kind {
+	case yaml.MappingNode:
+		b = append(b, '{')
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if i > 0 {
+				b = append(b, ", "...)
+			}
+			b = append(appendScalar(b, n.Content[i]), ": "...)
+			b = appendFlow(b, n.Content[i+1])
+		}
+		return append(b, '}')
+	case yaml.SequenceNode:
+		b = append(b, '[')
+		for i, e := range n.Content {
+			if i > 0 {
+				b = append(b, ", "...)
+			}
+			b = appendFlow(b, e)
+		}
+		return append(b, ']')
+	}
+	return appendScalar(b, n)
+}
+
+// appendScalar writes a scalar, in double quotes where its style says so.
+func appendScalar(b []byte, n *yaml.Node) []byte {
+	if n.Style&yaml.DoubleQuotedStyle == 0 {
+		return append(b, n.Value...)
+	}
+	b = append(b, '"')
+	for _, r := range n.Value {
+		switch {
+		case r == '"' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r == '\n':
+			b = append(b, `\n`...)
+		case r == '\t':
+			b = append(b, `\t`...)
+		case unicode.IsPrint(r):
+			b = utf8.AppendRune(b, r)
+		case r <= 0xFF:
+			b = fmt.Appendf(b, `\x%02X`, r)
+		case r <= 0xFFFF:
+			b = fmt.Appendf(b, `\u%04X`, r)
+		default:
+			b = fmt.Appendf(b, `\U%08X`, r)
+		}
+	}
+	return append(b, '"')
 }

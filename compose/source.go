@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,12 +10,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/consts"
+	"github.com/compose-spec/compose-go/v2/interpolation"
 	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/tree"
 	"github.com/compose-spec/compose-go/v2/types"
-	"golang.org/x/sync/errgroup"
 )
 
 // Options say which project to load, in the words of docker compose.
@@ -198,27 +201,27 @@ func (s *Source) load(ctx context.Context, name string) error {
 	}
 	named := func(o *loader.Options) { o.SetProjectName(name, explicit) }
 	listen := func(o *loader.Options) { o.Listeners = append(o.Listeners, s.record) }
-	var err error
-	if s.model, err = loader.LoadModelWithContext(ctx, s.config, resolved, named, listen); err != nil {
+	config := s.config
+	config.Environment = maps.Clone(config.Environment) // the loader writes to it
+	var rawErr error
+	var group sync.WaitGroup
+	group.Go(func() { s.raw, rawErr = loader.LoadModelWithContext(ctx, config, raw, named) })
+	err := func() (err error) {
+		if s.model, err = loader.LoadModelWithContext(ctx, s.config, resolved, casts(s.text()...), named, listen); err != nil {
+			return err
+		}
+		s.Name = s.config.Environment[consts.ComposeProjectName]
+		s.project, err = s.typed(cloned(s.model, verbatim))
+		return err
+	}()
+	group.Wait()
+	switch {
+	case err != nil: // it is Compose's own word; the other has the same cause
 		return fmt.Errorf("load the compose project: %w", err)
+	case rawErr != nil:
+		return fmt.Errorf("load the compose project without resolving its variables: %w", rawErr)
 	}
-	s.Name = s.config.Environment[consts.ComposeProjectName]
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		if s.project, err = s.typed(cloned(s.model, verbatim)); err != nil {
-			return fmt.Errorf("load the compose project: %w", err)
-		}
-		return nil
-	})
-	group.Go(func() (err error) {
-		config := s.config
-		config.Environment = maps.Clone(config.Environment) // the loader writes to it
-		if s.raw, err = loader.LoadModelWithContext(ctx, config, raw, s.called); err != nil {
-			return fmt.Errorf("load the compose project without resolving its variables: %w", err)
-		}
-		return nil
-	})
-	return group.Wait()
+	return nil
 }
 
 // called gives a load the project's name.
@@ -241,6 +244,31 @@ func resolved(o *loader.Options) {
 	o.Profiles = []string{"*"}
 	o.SkipNormalization = true // Source.typed does it
 	o.SkipResolveEnvironment = true
+}
+
+// casts are, of the fields that Compose casts to their types where variables may stand, those that files with the
+// given text can have: for each value Compose goes through a hundred of them. A file that reads other files may have
+// any field, and one with a backslash may hide the name of a key behind it.
+func casts(text ...[]byte) func(*loader.Options) {
+	has := func(part string) bool {
+		return slices.ContainsFunc(text, func(t []byte) bool { return bytes.Contains(t, []byte(part)) })
+	}
+	if has(`\`) || has("include") || has("extends") {
+		return func(*loader.Options) {}
+	}
+	absent := func(part string) bool { return part != tree.PathMatchAll && part != tree.PathMatchList && !has(part) }
+	relevant := maps.Clone(loader.ToOptions(&types.ConfigDetails{}, nil).Interpolate.TypeCastMapping)
+	maps.DeleteFunc(relevant, func(path tree.Path, _ interpolation.Cast) bool { return slices.ContainsFunc(path.Parts(), absent) })
+	return func(o *loader.Options) { o.Interpolate.TypeCastMapping = relevant }
+}
+
+// text is the content of the project's own files.
+func (s *Source) text() [][]byte {
+	var text [][]byte
+	for _, f := range s.config.ConfigFiles {
+		text = append(text, f.Content)
+	}
+	return text
 }
 
 // raw are the load options of the model that values are copied from. The resolved model was validated already.
