@@ -320,7 +320,7 @@ func (e *emitter) ours(component string) *yaml.Node {
 // follow copies what decides whether and where a service's containers run.
 func (e *emitter) follow(n *yaml.Node, w *Workload) {
 	svc, written := e.src.project.Services[w.Service], e.src.rawService(w.Service)
-	add(n, "restart", restart(svc, written))
+	add(n, "restart", restart(svc))
 	add(n, "profiles", written["profiles"])
 	add(n, "userns_mode", written["userns_mode"])
 	switch {
@@ -336,16 +336,16 @@ func (e *emitter) follow(n *yaml.Node, w *Workload) {
 	}
 }
 
-// restart is the service's own restart policy; one that is never restarted itself still needs its network back.
-func restart(svc types.ServiceConfig, written map[string]any) any {
-	if svc.Restart != "" && svc.Restart != types.RestartPolicyNo {
-		return written["restart"]
-	}
+// restart is the restart policy of a service's sandbox and proxy. They come back after a restart of the engine
+// whatever the service's own policy is, for one that ends well or was stopped by the engine would else stay down under
+// a service that is started again; and they stay down when somebody stopped them, unless the service itself does not.
+func restart(svc types.ServiceConfig) string {
+	always := svc.Restart == types.RestartPolicyAlways
 	if svc.Restart == "" && svc.Deploy != nil && svc.Deploy.RestartPolicy != nil {
-		switch svc.Deploy.RestartPolicy.Condition {
-		case "any", "":
-			return types.RestartPolicyAlways
-		}
+		always = slices.Contains([]string{"any", ""}, svc.Deploy.RestartPolicy.Condition)
 	}
-	return types.RestartPolicyOnFailure
+	if always {
+		return types.RestartPolicyAlways
+	}
+	return types.RestartPolicyUnlessStopped
 }

@@ -58,6 +58,11 @@ func TestErrors(t *testing.T) {
 		{name: "memory", yaml: "services:\n  web: {image: x, labels: {composure.proxy.memory: lots}}", want: []string{"want a size such as 64m"}},
 		{name: "protocol port", yaml: "services:\n  web: {image: x, labels: {composure.protocol.http: http}}", want: []string{"services.web.labels.composure.protocol.http: it ends in no port"}},
 		{name: "service name", yaml: "services:\n  web: {image: x, labels: {composure.service: \"a,b\"}}", want: []string{"services.web.labels.composure.service", `"a,b"`}},
+		{name: "reserved label", yaml: "services:\n  web:\n    image: x\n    labels:\n      composure.role: proxy", want: []string{"compose.yaml:5: services.web.labels.composure.role: composure.role is not a label for users"}},
+		{name: "reserved label outside", yaml: "services:\n  ok: {image: x}\n  web: {image: x, network_mode: host, labels: [composure.mesh=shop]}", want: []string{"services.web.labels.composure.mesh: "}},
+		{name: "reserved label of a joiner", yaml: "services:\n  ok: {image: x}\n  web: {image: x, network_mode: \"service:ok\", labels: [composure.workload=ok]}", want: []string{"services.web.labels.composure.workload: "}},
+		{name: "reserved label of an image", yaml: "services:\n  web: {build: {context: ., labels: {composure.label.version: v1}}}", want: []string{"services.web.build.labels.composure.label.version: "}},
+		{name: "misspelt label", yaml: "services:\n  web: {image: x, labels: {composure.injcet: \"false\"}}", want: []string{"services.web.labels.composure.injcet: "}},
 		{name: "taken service", yaml: "services:\n  web: {image: x}\n  web-mesh-proxy: {image: y}", want: []string{"compose.yaml:3: services.web-mesh-proxy: inject adds a service of this name"}},
 		{name: "taken plane", yaml: "services:\n  web: {image: x}\n  composure-pilot: {image: y}", want: []string{"services.composure-pilot"}},
 		{name: "taken gateway", yaml: "services:\n  web: {image: x}\n  istio-ingressgateway: {image: y}", cfg: Config{Ingress: []PortMap{{"80", 80}}}, want: []string{"services.istio-ingressgateway"}},
@@ -261,6 +266,67 @@ services:
 	later, _ := inject(t, dir, testConfig)
 	if stale := later.Stale(r.Path, h); stale != "sub/db.yaml" {
 		t.Errorf("stale input is %q, want sub/db.yaml", stale)
+	}
+}
+
+// TestEnvFile: names for Consul count from an env file too, and only they make the override stale.
+func TestEnvFile(t *testing.T) {
+	dir := project(t, map[string]string{
+		"compose.yaml": `services:
+  web:
+    image: web
+    env_file: [absent.env, {path: web.env, required: false}]
+    environment: {SERVICE_TAGS: version|v2}
+  db: {image: db, env_file: db.env}
+`,
+		"web.env": "NAME=shop\nSERVICE_NAME=${NAME}-web\nSERVICE_TAGS=version|v1\nSERVICE_8080_NAME=admin\nPASSWORD=secret\n",
+		"db.env":  "PASSWORD=secret\n",
+	})
+	_, r := inject(t, dir, testConfig)
+	for _, want := range []string{"composure.services: \"shop-web,admin,web\"", "composure.label.version: \"v2\"", "- \"shop-web\"\n", "- \"admin\"\n"} {
+		if !strings.Contains(string(r.Output), want) {
+			t.Errorf("the override does not hold %s:\n%s", want, r.Output)
+		}
+	}
+	h, _ := ReadHeader(r.Output)
+	if _, ok := h.Inputs["db.env"]; ok || h.Inputs["web.env"] == "" {
+		t.Errorf("inputs %v, want web.env and not db.env", h.Inputs)
+	}
+	stale := func(content string) string {
+		if err := os.WriteFile(filepath.Join(dir, "web.env"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, _ := inject(t, dir, testConfig)
+		return s.Stale(filepath.Join(dir, autoOutput), h)
+	}
+	if got := stale("PASSWORD=other\nSERVICE_8080_NAME=admin\nSERVICE_NAME=shop-web\n"); got != "" {
+		t.Errorf("a changed password makes %s stale", got)
+	}
+	if got := stale("SERVICE_NAME=other\n"); got != "web.env" {
+		t.Errorf("a changed name makes %q stale, want web.env", got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "db.env"), []byte("SERVICE_NAME='\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(context.Background(), Options{WorkingDir: dir, Env: testEnv}); err == nil || !strings.Contains(err.Error(), "compose.yaml:6: services.db.env_file: ") {
+		t.Errorf("error %v of a malformed env file", err)
+	}
+}
+
+// TestRestart is the restart policy of a sandbox and its proxy by the service's own.
+func TestRestart(t *testing.T) {
+	for written, want := range map[string]string{
+		"": "unless-stopped", "restart: \"no\"": "unless-stopped", "restart: on-failure:3": "unless-stopped", "restart: unless-stopped": "unless-stopped", "restart: always": "always",
+		"deploy: {restart_policy: {condition: any}}": "always", "deploy: {restart_policy: {condition: on-failure}}": "unless-stopped", "deploy: {restart_policy: {condition: none}}": "unless-stopped",
+	} {
+		dir := project(t, map[string]string{"compose.yaml": "services:\n  web:\n    image: web\n    " + written + "\n"})
+		s, r := inject(t, dir, testConfig)
+		p := exact(t, s, r.Output)
+		for _, name := range []string{"web-mesh-sandbox", "web-mesh-proxy"} {
+			if got := p.Services[name].Restart; got != want {
+				t.Errorf("%q: restart of %s is %s, want %s", written, name, got, want)
+			}
+		}
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"gopkg.in/yaml.v3"
-
-	"github.com/composure-mesh/composure/mesh/labels"
 )
 
 // networks are the service's networks as written, with the names on each that the service's own container would
@@ -28,11 +26,7 @@ func (e *emitter) networks(w *Workload) *yaml.Node {
 		if resolved.ServiceNameAliasEnabled() {
 			aliases = append(aliases, w.Service) // of all replicas
 		}
-		for _, name := range w.Services { // without the user's own aliases, which belong to one network
-			if isMeshName(svc, name) {
-				aliases = append(aliases, name)
-			}
-		}
+		aliases = append(aliases, w.given...) // the user's own aliases belong to one network each
 		aliases = append(aliases, e.containerName(w))
 		if own, ok := settings["aliases"].([]any); ok {
 			for _, a := range own {
@@ -48,16 +42,6 @@ func (e *emitter) networks(w *Workload) *yaml.Node {
 		add(n, name, node)
 	}
 	return n
-}
-
-// isMeshName reports whether name comes from a label or from SERVICE_NAME and its like.
-func isMeshName(svc types.ServiceConfig, name string) bool {
-	if name == svc.Labels[labels.Service] || name == environment(svc, "SERVICE_NAME") {
-		return true
-	}
-	return slices.ContainsFunc(registratorPorts(svc), func(port uint16) bool {
-		return name == environment(svc, fmt.Sprintf("SERVICE_%d_NAME", port))
-	})
 }
 
 func unique(list []string) []string {

@@ -69,6 +69,9 @@ func (s *Source) Plan(scale map[string]int) (*Plan, error) {
 	var joining []string
 	for _, name := range s.services() {
 		svc := s.project.Services[name]
+		if err := s.reserved(svc); err != nil {
+			return nil, err
+		}
 		if s.joined(svc) != "" {
 			joining = append(joining, name)
 			continue

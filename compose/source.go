@@ -53,6 +53,8 @@ type Source struct {
 	model      map[string]any    // merged and resolved
 	project    *types.Project    // the same with defaults, typed, with all profiles
 	raw        map[string]any    // merged, with ${…} intact
+	// registrator are the environments of services whose env files have variables of Registrator's, with those.
+	registrator map[string]types.MappingWithEquals
 }
 
 // Load reads a project. Its errors are Compose's own: they name the file, the service and the field.
@@ -211,8 +213,10 @@ func (s *Source) load(ctx context.Context, name string) error {
 			return err
 		}
 		s.Name = s.config.Environment[consts.ComposeProjectName]
-		s.project, err = s.typed(cloned(s.model, verbatim))
-		return err
+		if s.project, err = s.typed(cloned(s.model, verbatim)); err != nil {
+			return err
+		}
+		return s.readEnvFiles()
 	}()
 	group.Wait()
 	switch {
@@ -238,12 +242,52 @@ func (s *Source) typed(model map[string]any) (*types.Project, error) {
 	return loader.ModelToProject(model, loader.ToOptions(&s.config, []func(*loader.Options){resolved, s.called}), s.config)
 }
 
-// resolved are the load options of the model that decisions are made on. Env files are not opened: what they
-// hold is the application's.
+// resolved are the load options of the model that decisions are made on. It holds nothing of the env files: but for
+// the variables of Registrator's, which readEnvFiles looks for, they are the application's, and may be missing still.
 func resolved(o *loader.Options) {
 	o.Profiles = []string{"*"}
 	o.SkipNormalization = true // Source.typed does it
 	o.SkipResolveEnvironment = true
+}
+
+// readEnvFiles reads the environment of services whose env files name them for Consul. A missing file is not an error
+// here: Compose says so when the service is started. What is an input of such a file are these variables alone.
+func (s *Source) readEnvFiles() error {
+	s.registrator = map[string]types.MappingWithEquals{}
+	for _, name := range s.services() {
+		svc := s.project.Services[name]
+		var files []types.EnvFile
+		var naming []string
+		for _, f := range svc.EnvFiles {
+			content, err := os.ReadFile(f.Path)
+			if err != nil {
+				continue
+			}
+			files = append(files, f)
+			if bytes.Contains(content, []byte("SERVICE_")) {
+				naming = append(naming, f.Path)
+			}
+		}
+		if len(naming) == 0 {
+			continue
+		}
+		svc.EnvFiles = files
+		alone := types.Project{Environment: s.config.Environment, Services: types.Services{name: svc}}
+		read, err := alone.WithServicesEnvironmentResolved(true)
+		if err != nil {
+			return s.errorf(name, []string{"env_file"}, "%s", err)
+		}
+		env := read.Services[name].Environment
+		s.registrator[name] = env
+		for _, key := range slices.Sorted(maps.Keys(env)) {
+			if v := env[key]; v != nil && strings.HasPrefix(key, "SERVICE_") {
+				for _, f := range naming {
+					s.inputs[f] = fmt.Appendf(s.inputs[f], "%s=%s\n", key, *v)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // casts are, of the fields that Compose casts to their types where variables may stand, those that files with the

@@ -30,6 +30,8 @@ type Workload struct {
 	ExcludeInboundPorts, ExcludeOutboundPorts, ExcludeOutboundCIDRs string
 	// ProxyLogLevel and ProxyMemory are set by labels.
 	ProxyLogLevel, ProxyMemory string
+
+	given []string // those of Services that a label or a variable gives: no network knows them by itself
 }
 
 // Sandbox and Proxy are the services that inject adds for the workload.
@@ -43,6 +45,9 @@ func sandboxOf(service string) string { return service + "-mesh-sandbox" }
 func proxyOf(service string) string { return service + "-mesh-proxy" }
 
 func (s *Source) newWorkload(svc types.ServiceConfig) (Workload, error) {
+	if env, ok := s.registrator[svc.Name]; ok {
+		svc.Environment = env
+	}
 	w := Workload{
 		Service:              svc.Name,
 		Name:                 svc.Name,
@@ -58,7 +63,8 @@ func (s *Source) newWorkload(svc types.ServiceConfig) (Workload, error) {
 	if err := s.checkLabels(svc); err != nil {
 		return w, err
 	}
-	w.Services = serviceNames(svc)
+	w.given = givenNames(svc)
+	w.Services = serviceNames(svc, w.given)
 	for _, name := range w.Services {
 		if !serviceName.MatchString(name) {
 			return w, s.errorf(svc.Name, []string{"labels", labels.Service}, "%q can't be a service's name: want letters, digits, dots, dashes and underscores", name)
@@ -84,6 +90,25 @@ var (
 	serviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 	logLevels   = []string{"debug", "info", "warn", "error"}
 )
+
+// reserved refuses labels of Composure's that users don't write: with them a container could pass for another's proxy,
+// or a service out of the mesh for one in it.
+func (s *Source) reserved(svc types.ServiceConfig) error {
+	refuse := func(field []string, set types.Labels) error {
+		for _, key := range slices.Sorted(maps.Keys(set)) {
+			if strings.HasPrefix(key, labels.Prefix) && !labels.User(key) {
+				return s.errorf(svc.Name, append(field, key), "%s is not a label for users, and %s… is reserved: remove it; docs/compose.md lists those there are", key, labels.Prefix)
+			}
+		}
+		return nil
+	}
+	if svc.Build != nil {
+		if err := refuse([]string{"build", "labels"}, svc.Build.Labels); err != nil {
+			return err
+		}
+	}
+	return refuse([]string{"labels"}, svc.Labels)
+}
 
 // checkLabels validates the values of the user's composure.* labels.
 func (s *Source) checkLabels(svc types.ServiceConfig) error {
@@ -122,20 +147,25 @@ func (s *Source) checkLabels(svc types.ServiceConfig) error {
 	return nil
 }
 
+// givenNames are the names that the user gives a service in the mesh. SERVICE_NAME and SERVICE_<port>_NAME are what
+// Registrator, and with it Istio's own Consul bookinfo, took the names from
+// (https://gliderlabs.github.io/registrator/latest/user/services/).
+func givenNames(svc types.ServiceConfig) []string {
+	names := []string{svc.Labels[labels.Service], environment(svc, "SERVICE_NAME")}
+	for _, port := range registratorPorts(svc) {
+		names = append(names, environment(svc, fmt.Sprintf("SERVICE_%d_NAME", port)))
+	}
+	return unique(slices.DeleteFunc(names, func(n string) bool { return n == "" }))
+}
+
 // serviceNames are the names that clients dial: the canonical one, the compose service's, and the aliases that
-// the user wrote. SERVICE_NAME and SERVICE_<port>_NAME are what Registrator, and with it Istio's own Consul
-// bookinfo, took the names from (https://gliderlabs.github.io/registrator/latest/user/services/).
-func serviceNames(svc types.ServiceConfig) []string {
-	var names []string
+// the user wrote.
+func serviceNames(svc types.ServiceConfig, given []string) []string {
+	names := slices.Clone(given)
 	put := func(name string) {
 		if name != "" && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
-	}
-	put(svc.Labels[labels.Service])
-	put(environment(svc, "SERVICE_NAME"))
-	for _, port := range registratorPorts(svc) {
-		put(environment(svc, fmt.Sprintf("SERVICE_%d_NAME", port)))
 	}
 	if app := svc.Labels["app"]; hasAlias(svc, app) {
 		put(app) // one version of several that share an alias, each labelled with it

@@ -2,6 +2,8 @@
 // those of the first group in their compose file.
 package labels
 
+import "strings"
+
 // Labels that users write on a compose service.
 const (
 	// Inject "false" leaves a service out of the mesh; "true" forces one in that would be left out.
@@ -27,6 +29,19 @@ const (
 	// ProtocolPrefix, followed by a port, declares that port's protocol: composure.protocol.9080: grpc.
 	ProtocolPrefix = "composure.protocol."
 )
+
+// Prefix begins every label of Composure.
+const Prefix = "composure."
+
+// User reports whether a label is one that users write, and not one by which the keeper knows the mesh's own containers.
+func User(key string) bool {
+	switch key {
+	case Inject, Service, Version, Namespace, ServiceAccount, ExcludeInboundPorts, ExcludeOutboundPorts, ExcludeOutboundCIDRs,
+		ProxyLogLevel, ProxyMemory:
+		return true
+	}
+	return strings.HasPrefix(key, ProtocolPrefix)
+}
 
 // Labels that inject writes on the mesh's own containers.
 const (
