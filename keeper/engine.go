@@ -45,10 +45,11 @@ type Container struct {
 	Name    string // without the leading slash
 	Created time.Time
 	Labels  map[string]string
-	// Running is false for a paused container too: it answers nobody.
 	Running bool
-	Health  string // "", "starting", "healthy" or "unhealthy"
-	PID     int    // of the main process in the host's namespace, 0 if there is none
+	// Health is "", "starting", "healthy" or "unhealthy". A paused container is unhealthy: others of its service get the
+	// traffic, and where there are none it waits for the end of the pause, as it does without a mesh.
+	Health string
+	PID    int // of the main process in the host's namespace, 0 if there is none
 	// State is Running in the engine's own words: created, running, paused, restarting, exited, …
 	State     string
 	Error     string // why the engine could not start it the last time

@@ -43,12 +43,11 @@ func (g *gateway) bind(ports []uint16) error {
 
 // open listens on a port. Before run nobody else is about; after that g.mu is held.
 func (g *gateway) open(port uint16) error {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(g.server.cfg.GatewayHost, strconv.Itoa(int(port))))
+	ln, err := listen.Bind(context.Background(), net.JoinHostPort(g.server.cfg.GatewayHost, strconv.Itoa(int(port))))
 	if err != nil {
 		return fmt.Errorf("gateway port %d: %w", port, err)
 	}
-	g.listeners[port] = ln.(*net.TCPListener)
+	g.listeners[port] = ln
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/composure-mesh/composure/proxy/control"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/forward"
+	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/tcp"
 	"github.com/composure-mesh/composure/proxy/telemetry"
@@ -145,6 +146,12 @@ func (s *Server) build() error {
 	return nil
 }
 
+// The proxy's own ports are for a health check, a scraper or two and people.
+const (
+	ownConnections = 32 // a port, from loopback, and as many from elsewhere
+	answerTime     = 30 * time.Second
+)
+
 // bind opens the proxy's own ports, and a gateway's.
 func (s *Server) bind() error {
 	ready := http.NewServeMux()
@@ -152,19 +159,19 @@ func (s *Server) bind() error {
 	for _, own := range []struct {
 		addr    string
 		handler http.Handler
+		write   time.Duration // for an answer, and the wait for it
 	}{
-		{s.cfg.AdminAddr, admin.Handler(s.adminConfig())},
-		{s.cfg.ReadyAddr, ready},
-		{s.cfg.MetricsAddr, admin.Metrics(func() *report.Report { r, _ := s.recorder.Report(); return r })},
+		{s.cfg.AdminAddr, admin.Handler(s.adminConfig()), admin.MaxWait + answerTime},
+		{s.cfg.ReadyAddr, ready, admin.MaxWait + answerTime},
+		{s.cfg.MetricsAddr, admin.Metrics(func() *report.Report { r, _ := s.recorder.Report(); return r }), answerTime},
 	} {
-		var lc net.ListenConfig
-		ln, err := lc.Listen(context.Background(), "tcp", own.addr)
+		ln, err := listen.Bind(context.Background(), own.addr)
 		if err != nil {
 			return fmt.Errorf("the proxy's own ports: %w", err)
 		}
 		s.servers = append(s.servers, httpServer{
-			&http.Server{Handler: own.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10},
-			ln,
+			&http.Server{Handler: own.handler, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: own.write, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10},
+			listen.Limit(ln, ownConnections),
 		})
 	}
 	if s.cfg.Capture == nil {

@@ -238,12 +238,11 @@ func listener(name, value string) (*net.TCPListener, netip.AddrPort, error) {
 			return nil, dst, fmt.Errorf("--%s %q: destination: %w", name, value, err)
 		}
 	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(context.Background(), "tcp", at)
+	ln, err := listen.Bind(context.Background(), at)
 	if err != nil {
 		return nil, dst, fmt.Errorf("--%s %q: %w", name, value, err)
 	}
-	return ln.(*net.TCPListener), dst, nil
+	return ln, dst, nil
 }
 
 // destination is where a connection was going: by a redirection if there was one, else as the flags say. An outbound

@@ -133,7 +133,7 @@ func (e *Engine) Inspect(ctx context.Context, id string) (keeper.Container, erro
 func convert(c container.InspectResponse) keeper.Container {
 	out := keeper.Container{
 		ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Labels: c.Config.Labels, PID: c.State.Pid,
-		Running:    c.State.Running && !c.State.Paused && !c.State.Restarting,
+		Running:    c.State.Running && !c.State.Restarting,
 		StopSignal: signalNumber(c.Config.StopSignal),
 		Exposed:    exposed(c.Config.ExposedPorts),
 		State:      c.State.Status,
@@ -146,6 +146,10 @@ func convert(c container.InspectResponse) keeper.Container {
 	out.Created, _ = time.Parse(time.RFC3339Nano, c.Created)           // orders recreated containers; zero does
 	if c.State.Health != nil && c.State.Health.Status != container.NoHealthcheck {
 		out.Health = c.State.Health.Status
+	}
+	if c.State.Paused {
+		// It answers nobody for now. The engine itself says so of one that has a healthcheck.
+		out.Health = container.Unhealthy
 	}
 	if c.NetworkSettings == nil {
 		return out

@@ -61,7 +61,6 @@ func TestConvert(t *testing.T) {
 		t.Errorf("convert (-want +got):\n%s", diff)
 	}
 	for name, change := range map[string]func(*container.State){
-		"paused":     func(s *container.State) { s.Paused = true },
 		"restarting": func(s *container.State) { s.Restarting = true },
 		"exited":     func(s *container.State) { s.Running = false },
 	} {
@@ -73,6 +72,10 @@ func TestConvert(t *testing.T) {
 		if convert(other).Running {
 			t.Errorf("%s counts as running", name)
 		}
+	}
+	in.State.Paused, in.State.Health = true, nil
+	if got := convert(in); !got.Running || got.Health != container.Unhealthy {
+		t.Errorf("a paused container: running %v, health %q; want it running and unhealthy", got.Running, got.Health)
 	}
 }
 

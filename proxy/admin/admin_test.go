@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -159,6 +160,52 @@ func TestWait(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWaitIsLocal: a peer on the network is answered at once, and not in place of the health check.
+func TestWaitIsLocal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewReadiness(nil)
+		ask := func(remote string) (int, time.Duration) {
+			req := httptest.NewRequestWithContext(t.Context(), "GET", "/healthz/ready?wait=25s", http.NoBody)
+			req.RemoteAddr = remote
+			w := httptest.NewRecorder()
+			begun := time.Now()
+			r.ServeHTTP(w, req)
+			return w.Code, time.Since(begun)
+		}
+		for _, tc := range []struct {
+			remote string
+			took   time.Duration
+		}{
+			{"172.18.0.7:40000", 0},
+			{"[fd00::7]:40000", 0},
+			{"127.0.0.1:40000", 0}, // nobody was told yet
+			{"127.0.0.1:40000", 25 * time.Second},
+			{"[::1]:40000", 25 * time.Second},
+			{"172.18.0.7:40000", 0},
+		} {
+			if code, took := ask(tc.remote); code != 200 || took != tc.took {
+				t.Errorf("%s: %d after %v, want 200 after %v", tc.remote, code, took, tc.took)
+			}
+		}
+	})
+}
+
+// TestCancelledWait: the engine ends its check when it pauses the container, and calls it unhealthy until the next one
+// returns.
+func TestCancelledWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewReadiness(nil)
+		r.Wait(t.Context(), time.Minute) // told
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		r.Wait(ctx, time.Minute)
+		begun := time.Now()
+		if reasons := r.Wait(t.Context(), time.Minute); len(reasons) > 0 || time.Since(begun) > 0 {
+			t.Errorf("%q after %v, want ready at once", reasons, time.Since(begun))
+		}
+	})
 }
 
 func TestStateIsSorted(t *testing.T) {

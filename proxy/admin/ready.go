@@ -4,14 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// maxWait bounds a readiness probe that waits.
-const maxWait = 10 * time.Minute
+// MaxWait bounds a readiness probe that waits.
+const MaxWait = 10 * time.Minute
 
 // Readiness is the set of conditions that keep a proxy from being ready, each with its reason.
 type Readiness struct {
@@ -63,6 +64,9 @@ func (r *Readiness) State() (reasons []string, changed <-chan struct{}) {
 // returns no reasons at once when the proxy has become ready and no such check was told of it yet; else when it
 // has stayed ready for the whole wait. It returns the reasons when the proxy stops being ready, or does not become
 // so within the wait.
+//
+// A check that is gone before its answer was told nothing, so the next one is answered at once again: the engine
+// ends its check when it pauses a container, which is unhealthy to it from then on until a check returns.
 func (r *Readiness) Wait(ctx context.Context, wait time.Duration) []string {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -82,6 +86,9 @@ func (r *Readiness) Wait(ctx context.Context, wait time.Duration) []string {
 		case <-timer.C:
 			return reasons
 		case <-ctx.Done():
+			r.mu.Lock()
+			r.probed = false
+			r.mu.Unlock()
 			return reasons
 		}
 	}
@@ -97,16 +104,20 @@ func (r *Readiness) firstTold() bool {
 	return true
 }
 
-// ServeHTTP answers GET /healthz/ready: 200, or 503 with the reasons, one a line. With ?wait=25s it answers as Wait.
+// ServeHTTP answers GET /healthz/ready: 200, or 503 with the reasons, one a line. With ?wait=25s it answers as Wait,
+// but to a peer outside this network namespace at once: its wait would hold a connection, and it would be told in place
+// of the health check.
 func (r *Readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	reasons, _ := r.State()
 	if s := req.URL.Query().Get("wait"); s != "" {
 		wait, err := time.ParseDuration(s)
-		if err != nil || wait < 0 || wait > maxWait {
-			http.Error(w, fmt.Sprintf("wait %q: want a duration such as 25s, up to %s", s, maxWait), http.StatusBadRequest)
+		if err != nil || wait < 0 || wait > MaxWait {
+			http.Error(w, fmt.Sprintf("wait %q: want a duration such as 25s, up to %s", s, MaxWait), http.StatusBadRequest)
 			return
 		}
-		reasons = r.Wait(req.Context(), wait)
+		if fromLoopback(req.RemoteAddr) {
+			reasons = r.Wait(req.Context(), wait)
+		}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if len(reasons) == 0 {
@@ -115,4 +126,9 @@ func (r *Readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
 	_, _ = w.Write([]byte(strings.Join(reasons, "\n") + "\n"))
+}
+
+func fromLoopback(remote string) bool {
+	peer, err := netip.ParseAddrPort(remote)
+	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
