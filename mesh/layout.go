@@ -81,5 +81,6 @@ const StateDir = "/var/lib/composure"
 // that offers one of them; every other TLS is the application's own and passes untouched.
 const (
 	ALPNHTTP1 = "composure-http/1.1"
+	ALPNHTTP2 = "composure-h2"
 	ALPNTCP   = "composure-tcp"
 )

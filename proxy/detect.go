@@ -39,7 +39,7 @@ type detected struct {
 // and gets anything but TLS is: the engine tells the client that it is not.
 func (d *detected) http(p mesh.Protocol) bool {
 	switch d.kind {
-	case listen.HTTP1:
+	case listen.HTTP1, listen.HTTP2:
 		return p == mesh.ProtocolAuto || isHTTP(p)
 	case listen.TCP:
 		return isHTTP(p)
@@ -48,8 +48,11 @@ func (d *detected) http(p mesh.Protocol) bool {
 	}
 }
 
-// isHTTP reports whether the declared protocol is HTTP.
-func isHTTP(p mesh.Protocol) bool { return p == mesh.ProtocolHTTP }
+// isHTTP reports whether the declared protocol is HTTP of some version. Which one, the client chooses: it is passed on, or
+// translated.
+func isHTTP(p mesh.Protocol) bool {
+	return p == mesh.ProtocolHTTP || p == mesh.ProtocolHTTP2 || p == mesh.ProtocolGRPC
+}
 
 // isOpaque reports whether the declared protocol is none that the proxy understands, so that its bytes are nobody's
 // business here, and its server may be the one to speak first.

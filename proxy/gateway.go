@@ -134,6 +134,13 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
 		_ = client.Close() // it has sent nothing
 		return
 	}
+	conn := connection(exchange.Gateway, c, listen.AddrPort(c.LocalAddr()))
+	// Everything else is HTTP/1, or told by its engine that it should be.
+	kind, _, err := listen.Sniff(client, g.server.timeouts(g.server.cfg.FirstRequest))
 	g.server.connections.decided(client)
-	g.server.serveHTTP(ctx, client, connection(exchange.Gateway, c, listen.AddrPort(c.LocalAddr())))
+	if err == nil && kind == listen.HTTP2 {
+		g.server.serveHTTP2(ctx, client, conn)
+		return
+	}
+	g.server.serveHTTP(ctx, client, conn)
 }

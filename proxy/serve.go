@@ -124,6 +124,9 @@ func (s *Server) serve(ctx context.Context, st *stream) {
 	case s.isMesh(st, found.hello):
 		abandon(found.session)
 		s.terminate(ctx, st)
+	case found.kind == listen.HTTP2 && found.http(st.protocol):
+		abandon(found.session)
+		s.serveHTTP2(ctx, st.client, st.Connection)
 	case found.http(st.protocol):
 		abandon(found.session)
 		s.serveHTTP(ctx, st.client, st.Connection)
@@ -134,12 +137,12 @@ func (s *Server) serve(ctx context.Context, st *stream) {
 
 // isMesh reports whether a ClientHello is for this proxy rather than for the application.
 func (s *Server) isMesh(st *stream, hello *listen.Hello) bool {
-	return st.Direction == exchange.Inbound && s.cfg.Identity != nil && hello.Offers(mesh.ALPNHTTP1, mesh.ALPNTCP)
+	return st.Direction == exchange.Inbound && s.cfg.Identity != nil && hello.Offers(mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP)
 }
 
 // terminate ends the mutual TLS of a peer's proxy and serves what is inside.
 func (s *Server) terminate(ctx context.Context, st *stream) {
-	conf := identity.ServerTLS(s.cfg.Identity, identity.MemberOf(s.trustDomain), mesh.ALPNHTTP1, mesh.ALPNTCP)
+	conf := identity.ServerTLS(s.cfg.Identity, identity.MemberOf(s.trustDomain), mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP)
 	conn := tls.Server(st.client, conf)
 	shake, cancel := context.WithTimeout(ctx, helloTimeout)
 	err := conn.HandshakeContext(shake)
@@ -157,8 +160,12 @@ func (s *Server) terminate(ctx context.Context, st *stream) {
 		return
 	}
 	st.Peer = peer
-	if state.NegotiatedProtocol == mesh.ALPNHTTP1 {
+	switch state.NegotiatedProtocol {
+	case mesh.ALPNHTTP1:
 		s.serveHTTP(ctx, conn, st.Connection)
+		return
+	case mesh.ALPNHTTP2:
+		s.serveHTTP2(ctx, conn, st.Connection)
 		return
 	}
 	t := s.table.Load()
@@ -170,6 +177,12 @@ func (s *Server) terminate(ctx context.Context, st *stream) {
 func (s *Server) serveHTTP(ctx context.Context, c net.Conn, conn *exchange.Connection) {
 	if err := s.engine.ServeHTTP1(ctx, c, conn); err != nil {
 		s.log.Debug("http connection ended", "remote", conn.Remote, "original_destination", conn.OriginalDst, "error", err)
+	}
+}
+
+func (s *Server) serveHTTP2(ctx context.Context, c net.Conn, conn *exchange.Connection) {
+	if err := s.engine.ServeHTTP2(ctx, c, conn); err != nil {
+		s.log.Debug("http/2 connection ended", "remote", conn.Remote, "original_destination", conn.OriginalDst, "error", err)
 	}
 }
 

@@ -35,6 +35,7 @@ const (
 	FlagNoRoute               Flag = "NR"
 	FlagNoCluster             Flag = "NC"
 	FlagUpstreamTermination   Flag = "UC"
+	FlagUpstreamReset         Flag = "UR"
 	FlagUpstreamTimeout       Flag = "UT"
 	FlagDownstreamTermination Flag = "DC"
 	FlagDownstreamProtocol    Flag = "DPE"
@@ -43,10 +44,11 @@ const (
 	FlagDelayInjected         Flag = "DI"
 	FlagFaultInjected         Flag = "FI"
 	FlagRetryLimit            Flag = "URX"
+	FlagDownstreamReset       Flag = "DR"
 )
 
 // flagOrder is the order in which Envoy writes several flags.
-const flagOrder = "UH UT UF UC UO NR DI FI DC URX SI DPE UPE NC"
+const flagOrder = "UH UT UR UF UC UO NR DI FI DC URX SI DPE UPE NC DR"
 
 // With is f and more as one, in Envoy's order and separated by commas.
 func (f Flag) With(more Flag) Flag {

@@ -32,7 +32,7 @@ const (
 	onGatewayError
 	on4xx
 	onRateLimited
-	onRefusedStream // of HTTP/2; a connection of HTTP/1 refuses none
+	onRefusedStream // of HTTP/2
 	onGRPC          // and the bits above it, one for each gRPC status
 )
 
@@ -128,6 +128,8 @@ func (r *retry) retriable(x *Exchange) bool {
 		switch a.Cause {
 		case ConnectFailure:
 			return r.on&onConnectFailure != 0
+		case Refused:
+			return r.on&(onRefusedStream|onReset) != 0
 		case Reset, PerTryTimeout:
 			return r.on&onReset != 0
 		}

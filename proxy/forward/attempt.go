@@ -3,12 +3,13 @@ package forward
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/http2"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -19,18 +20,22 @@ type attempt struct {
 	t   *table.Table
 	d   *decision
 	buf *[http1.CopySize]byte
-	out []byte // the request's head, and its body as far as it had come along with it
-	// head is how much of out is the head.
-	head int
+	// out is the request as far as it was at hand, in its form on the wire: the head, unless that goes to a stream of
+	// HTTP/2 and is opening, and the beginning of the body.
+	out     []byte
+	head    int // how much of out is the head
+	opening http2.Request
+	first   []byte // a copy of the body in out, for mirrors that are sent after out is lost
 
 	endpoint *upstream.Endpoint
-	up       *upstream.Conn
+	up       link
+	one      link1                        // what up is, for HTTP/1
+	two      link2                        // and for HTTP/2
 	tried    [maxAvoid]*upstream.Endpoint // endpoints that have failed
 	fails    int                          // how many
 	pumped   bool                         // there was more of the body than what is in out
 	sentAt   time.Time
-	chunked  bool // the response's body, to the client
-	keep     bool
+	again    bool // a try that follows on one of which the upstream knows nothing
 	answered bool // a response has begun, if only with a 1xx
 	informed bool // a 1xx was passed on: the client has begun to get a response, and out is lost
 	relaying bool // the final response is passed on
@@ -91,14 +96,14 @@ func (a *attempt) try() *filter.Answer {
 		f = a.awaitResponse()
 	}
 	if f == errStale {
-		// The peer closed the idle connection as we took it, so this request was not worked on: once more, anew.
+		// The peer closed the connection as we took it, or refused the stream, so this request was not worked on: once
+		// more, anew.
+		a.again = true
 		f = a.send(true)
 		if f == nil {
 			f = a.awaitResponse()
 		}
-	}
-	if f == errStale {
-		f = upstreamClosed()
+		a.again = false
 	}
 	if f != nil {
 		s.resp.WebSocket = false
@@ -113,13 +118,28 @@ func (a *attempt) prepare() *filter.Answer {
 	if w := a.t.Self(); w != nil {
 		self = w.Identity
 	}
-	a.out = s.appendRequest(a.buf[:0], self)
+	s.requestHead(self)
+	if a.d.http2 {
+		a.out = a.buf[:0]
+		a.opening = http2.Request{Request: http1.Request{
+			Method: s.f.Request.Method, Path: s.f.Request.Path, Authority: s.authority(), Header: s.head,
+		}, Scheme: s.schemeOf()}
+	} else {
+		a.out = s.appendRequest(a.buf[:0])
+	}
 	a.head = len(a.out)
 	if f := a.bodyAtHand(); f != nil {
 		return f
 	}
 	a.pumped = !s.in.Done()
-	s.pump.keep = a.pumped && (s.f.Replay || len(s.f.Mirrors) > 0)
+	s.pump.keep = a.pumped && (a.d.http2 || s.f.Replay || len(s.f.Mirrors) > 0)
+	s.pump.most = maxKept
+	if !s.f.Replay && len(s.f.Mirrors) == 0 {
+		s.pump.most = maxRefused
+	}
+	if a.pumped && len(s.f.Mirrors) > 0 {
+		a.first = slices.Clone(a.out[a.head:])
+	}
 	if !a.pumped {
 		if s.f.Timeout > 0 {
 			s.requestComplete(time.Now())
@@ -129,6 +149,12 @@ func (a *attempt) prepare() *filter.Answer {
 	return nil
 }
 
+// framed reports whether the request's body is sent in chunks of HTTP/1.
+func (a *attempt) framed() bool { return !a.d.http2 && a.s.req.Framing == http1.Chunked }
+
+// bare reports whether the request ends with its head.
+func (a *attempt) bare() bool { return a.s.req.Framing == http1.NoBody }
+
 // Again gives up a try, so that there can be another.
 func (a *attempt) Again(x *filter.Exchange) bool {
 	s := a.s
@@ -136,7 +162,7 @@ func (a *attempt) Again(x *filter.Exchange) bool {
 		return false
 	}
 	if a.up != nil {
-		s.resp.KeepAlive = s.resp.KeepAlive && a.answered && a.up.Reader.Done() && !s.pump.running
+		s.resp.KeepAlive = s.resp.KeepAlive && a.answered && a.up.Done() && !s.pump.running
 		if s.resp.KeepAlive {
 			a.release()
 		} else {
@@ -175,7 +201,9 @@ func (a *attempt) Wait(x *filter.Exchange, d time.Duration) bool {
 			d, late = left, true
 		}
 	}
-	s.startPump(nil, false)
+	if !s.client.tells() {
+		s.startPump(nil, false)
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	done := s.ctx.Done()
@@ -184,6 +212,8 @@ func (a *attempt) Wait(x *filter.Exchange, d time.Duration) bool {
 		case <-timer.C:
 			waiting = false
 		case <-done:
+			waiting = false
+		case <-s.client.left():
 			waiting = false
 		case <-s.pump.done:
 			s.pump.done <- struct{}{} // for stopPump
@@ -217,19 +247,27 @@ func (a *attempt) Wait(x *filter.Exchange, d time.Duration) bool {
 func (a *attempt) bodyAtHand() *filter.Answer {
 	s := a.s
 	for !s.in.Done() && s.in.Ready() && cap(a.out)-len(a.out) >= 1<<10 {
-		out, n, err := appendBody(a.out, s.in, s.req.Framing == http1.Chunked)
+		out, n, err := appendBody(a.out, s.in, a.framed())
 		a.out = out
 		s.x.BytesReceived += int64(n)
-		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		if err == nil || isEOF(err) || errors.Is(err, os.ErrDeadlineExceeded) {
 			continue
 		}
-		var broken *http1.Error
-		if errors.As(err, &broken) {
-			return clientProtocol(broken)
-		}
-		return &clientGone
+		return s.blame(err)
 	}
 	return nil
+}
+
+// blame judges an error of reading the request's body.
+func (s *server) blame(err error) *filter.Answer {
+	var broken *http1.Error
+	if errors.As(err, &broken) {
+		return clientProtocol(broken)
+	}
+	if f := s.client.gone(); f != nil {
+		return f
+	}
+	return &clientGone
 }
 
 // errStale is not an answer: the request is to be sent again.
@@ -242,22 +280,25 @@ func (a *attempt) send(anew bool) *filter.Answer {
 	if f := a.connect(anew || s.req.WebSocket); f != nil {
 		return f
 	}
-	s.x.Upstream.Local, s.x.Upstream.Remote, s.x.Upstream.TLS = a.up.Local, a.up.Remote, a.up.TLS
-	_, err := a.up.Write(a.out)
-	if err == nil && len(s.pump.kept) > 0 {
-		_, err = a.up.Write(s.pump.kept)
-	}
+	l := a.up.About()
+	s.x.Upstream.Local, s.x.Upstream.Remote, s.x.Upstream.TLS = l.Local, l.Remote, l.TLS
+	uploads := !s.in.Done()
+	err := a.up.request(a, !uploads)
 	a.sentAt = time.Now()
 	if err != nil && a.stale(err) {
 		a.drop()
 		return errStale
 	}
-	uploads := !s.in.Done()
 	if !uploads {
 		s.trySent(a.sentAt)
 	}
 	// After another error there may still be an answer to read.
-	s.readUpstream(a.up, a.sentAt.Add(patience))
+	switch {
+	case !s.client.tells():
+		s.readUpstream(a.up, a.sentAt.Add(patience))
+	case !a.d.http2 || s.limits.first() != 0:
+		s.readUpstream(a.up, a.sentAt.Add(s.e.cfg.Timeouts.StreamIdle))
+	}
 	s.active.Store(a.sentAt.UnixNano())
 	if uploads && err == nil {
 		s.startPump(a.up, true)
@@ -265,16 +306,24 @@ func (a *attempt) send(anew bool) *filter.Answer {
 	return nil
 }
 
-// stale reports whether the connection was closed by the peer before it took the request, and the request may be sent
-// again: only an idempotent one without a body (RFC 9110 section 9.2.2).
+// stale reports whether the request got nowhere and is to be sent again: one that the upstream says it has not read, or an
+// idempotent one without a body (RFC 9110 section 9.2.2) whose connection was closed by the upstream as it was taken.
 func (a *attempt) stale(err error) bool {
-	if !a.up.Reused || a.answered || a.up.Reader.Buffered() > 0 || a.s.req.Framing != http1.NoBody || a.s.pump.running {
+	s := a.s
+	if a.again || a.answered || s.pump.running {
 		return false
 	}
-	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !isReset(err) {
-		return false
+	switch a.up.lost(err) {
+	case unread:
+		return !a.informed
+	case raced:
+		return a.bare() && idempotent(s.req.Method)
 	}
-	switch string(a.s.req.Method) {
+	return false
+}
+
+func idempotent(method []byte) bool {
+	switch string(method) {
 	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
 		return true
 	}
@@ -290,20 +339,10 @@ func (a *attempt) connect(anew bool) *filter.Answer {
 	}
 	s.x.Upstream.Remote = a.endpoint.Target(a.d.port).Addr
 	a.endpoint.Begin()
-	if !anew {
-		if a.up = a.endpoint.Idle(s.e.cfg.Transport, a.d.port); a.up != nil {
-			return nil
-		}
-	}
-	ctx := s.ctx
-	if t := s.limits.total.Load(); t != 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, time.Unix(0, t))
-		defer cancel()
-	}
-	up, err := a.endpoint.Dial(ctx, s.e.cfg.Transport, a.d.port)
+	up, err := a.dial(anew)
 	if err == nil {
 		a.up = up
+		s.client.hold(up)
 		return nil
 	}
 	a.endpoint.Done()
@@ -312,6 +351,39 @@ func (a *attempt) connect(anew bool) *filter.Answer {
 	}
 	s.x.Upstream.Failure = err.Error()
 	return connectFailure(err)
+}
+
+// dial gets a connection of HTTP/1, or a stream of HTTP/2. anew demands one that has carried no exchange before; streams
+// are always new.
+func (a *attempt) dial(anew bool) (link, error) {
+	s := a.s
+	tr, port := s.e.cfg.Transport, a.d.port
+	if !anew && !a.d.http2 {
+		if c := a.endpoint.Idle(tr, port); c != nil {
+			a.one = link1{c, string(s.req.Method) == "HEAD"}
+			return &a.one, nil
+		}
+	}
+	ctx := s.ctx
+	if t := s.limits.total.Load(); t != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, time.Unix(0, t))
+		defer cancel()
+	}
+	if a.d.http2 {
+		st, err := a.endpoint.Open(ctx, tr, port, &a.opening, a.bare())
+		if err != nil {
+			return nil, err
+		}
+		a.two = link2{st}
+		return &a.two, nil
+	}
+	c, err := a.endpoint.Dial(ctx, tr, port)
+	if err != nil {
+		return nil, err
+	}
+	a.one = link1{c, string(s.req.Method) == "HEAD"}
+	return &a.one, nil
 }
 
 func (a *attempt) choose() *upstream.Endpoint {

@@ -3,6 +3,7 @@ package forward
 import (
 	"net/netip"
 
+	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/route"
@@ -17,6 +18,7 @@ type origin struct {
 	remote    netip.AddrPort
 	peer      string // verified SPIFFE ID
 	inbound   string // name of our own application's cluster at dst's port
+	http2     bool
 }
 
 // decision is where one exchange goes, complete: what follows only carries it out.
@@ -36,6 +38,25 @@ type decision struct {
 	port     uint16 // at the endpoint
 	name     string // of the cluster
 	ends     exchange.Ends
+
+	protocol mesh.Protocol // that is declared for the port
+	http2    bool          // sent as HTTP/2
+}
+
+// speaksHTTP2 reports whether a request goes to its upstream as HTTP/2: as is declared for the port, else as the client
+// has sent it, which knows whom it talks to. A client from outside the mesh knows only the gateway, so what that sends is
+// HTTP/1.1 (https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/#http-gateway-protocol-selection),
+// except for gRPC, of which there is none in HTTP/1. An upgrade is asked for in HTTP/1 alone.
+func speaksHTTP2(declared mesh.Protocol, o *origin, grpc, upgrade bool) bool {
+	switch {
+	case upgrade:
+		return false
+	case declared == mesh.ProtocolHTTP2, declared == mesh.ProtocolGRPC:
+		return true
+	case !o.http2:
+		return false
+	}
+	return grpc || declared != mesh.ProtocolHTTP && o.direction != exchange.Gateway
 }
 
 // decide is the whole of routing: a pure function of the table, the connection and the request. random chooses
@@ -54,7 +75,7 @@ func decide(t *table.Table, o *origin, q *route.Request, random uint64) decision
 // decideInbound delivers to our own application: always at the very address that the client dialled, in plain text, so that
 // a listener on loopback alone is as unreachable as without a mesh.
 func decideInbound(t *table.Table, o *origin, q *route.Request) decision {
-	d := decision{route: "default", address: o.dst, port: o.dst.Port(), name: o.inbound}
+	d := decision{route: "default", address: o.dst, port: o.dst.Port(), name: o.inbound, protocol: t.Protocol(o.dst)}
 	d.ends.Source = t.Peer(o.remote.Addr(), o.peer)
 	if self := t.Self(); self != nil {
 		d.ends.Destination = self.Workload
@@ -83,6 +104,7 @@ func decideOutbound(t *table.Table, o *origin, q *route.Request, random uint64) 
 	case out.Workload != nil:
 		d.route = "default"
 		d.endpoint, d.port = t.Direct(o.dst.Addr()), o.dst.Port()
+		d.protocol = t.Protocol(o.dst)
 		host := ""
 		if c := out.Workload.Canonical; c != nil {
 			host = c.Host
@@ -137,6 +159,7 @@ func (d *decision) follow(t *table.Table, vh *table.VirtualHost, q *route.Reques
 	}
 	if s := t.Service(to.Service); s != nil {
 		d.ends.Service = s.Service
+		d.protocol = s.Protocol(d.port)
 	}
 	d.cluster = t.Cluster(to.Service, to.Subset)
 	if d.cluster == nil {

@@ -1,5 +1,8 @@
 // Package forward carries HTTP exchanges from a client's connection to an upstream and back. For each exchange it
 // loads the routing table once, decides once (decide.go, a pure function), and then does what was decided.
+//
+// An exchange is the same whatever it came as and goes out as: a server serves it and an attempt sends it, which know of
+// versions only a client (client.go: http1.go, http2.go) and a link (link.go), and of bodies only a source.
 package forward
 
 import (
@@ -13,6 +16,7 @@ import (
 
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/http2"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -30,15 +34,18 @@ type Timeouts struct {
 	Drain time.Duration
 }
 
-// Config configures an Engine. All fields but Limits and Timeouts are required.
+// Config configures an Engine. All fields but Limits, Timeouts and HTTP2 are required.
 type Config struct {
 	// Table yields the table in force, never nil.
 	Table     func() *table.Table
 	Transport *upstream.Transport
 	Recorder  exchange.Recorder
 	Log       *slog.Logger
-	Limits    http1.Limits
-	Timeouts  Timeouts
+	// Limits bound the heads of requests, of either version.
+	Limits   http1.Limits
+	Timeouts Timeouts
+	// HTTP2 configures connections of HTTP/2, except for Limits and Timeouts.
+	HTTP2 http2.Config
 }
 
 // Engine serves HTTP connections.
@@ -48,7 +55,13 @@ type Engine struct {
 	shadows  chan struct{} // a token for each copy under way
 
 	mu    sync.Mutex // taken as a connection opens and closes, not by exchanges
-	conns map[*server]struct{}
+	conns map[waker]struct{}
+}
+
+// waker is a client's connection.
+type waker interface {
+	// wake tells it that the engine drains.
+	wake()
 }
 
 // New makes an Engine.
@@ -62,40 +75,51 @@ func New(cfg Config) *Engine {
 			*d.v = d.def
 		}
 	}
-	return &Engine{cfg: cfg, conns: map[*server]struct{}{}, shadows: make(chan struct{}, maxMirrors)}
+	return &Engine{cfg: cfg, conns: map[waker]struct{}{}, shadows: make(chan struct{}, maxMirrors)}
 }
 
 // ServeHTTP1 serves the requests of one client connection, one after the other, until either side ends it, ctx is
 // cancelled or the engine drains. It closes conn. The error says what ended a connection that did not end as
 // connections do; exchanges are told of in the record, not here.
 func (e *Engine) ServeHTTP1(ctx context.Context, conn net.Conn, c *exchange.Connection) error {
-	s := newServer(ctx, e, conn, c)
-	defer e.rescue(s)
-	e.add(s)
-	defer e.remove(s)
+	k := newClient1(ctx, e, conn, c)
+	defer e.rescue(&k.server)
+	e.add(k)
+	defer e.remove(k)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	return s.serve()
+	return k.serve()
 }
 
-// rescue ends a connection whose exchange broke an invariant of ours, and no other.
+// ServeHTTP2 is ServeHTTP1 for HTTP/2: conn begins with the client's preface, and each stream carries one exchange.
+func (e *Engine) ServeHTTP2(ctx context.Context, conn net.Conn, c *exchange.Connection) error {
+	k := newConn2(ctx, e, conn, c)
+	e.add(k)
+	defer e.remove(k)
+	if e.draining.Load() {
+		k.wake() // Drain either finds us in the list, or is seen here
+	}
+	return quiet(k.http2.Serve(ctx))
+}
+
+// rescue ends an exchange that broke an invariant of ours, with the connection or the stream it is on, and no other.
 func (e *Engine) rescue(s *server) {
 	if r := recover(); r != nil {
-		e.cfg.Log.Error("panic in an http connection", "remote", s.origin.remote, "original_destination", s.origin.dst, "panic", r, "stack", string(debug.Stack()))
-		_ = s.conn.Close()
+		e.cfg.Log.Error("panic in an http exchange", "remote", s.origin.remote, "original_destination", s.origin.dst, "panic", r, "stack", string(debug.Stack()))
+		s.client.abort()
 	}
 }
 
-func (e *Engine) add(s *server) {
+func (e *Engine) add(k waker) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.conns[s] = struct{}{}
+	e.conns[k] = struct{}{}
 }
 
-func (e *Engine) remove(s *server) {
+func (e *Engine) remove(k waker) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.conns, s)
+	delete(e.conns, k)
 }
 
 // Connections is how many are served.
@@ -111,7 +135,7 @@ func (e *Engine) Drain() {
 	e.draining.Store(true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for s := range e.conns {
-		s.wake()
+	for k := range e.conns {
+		k.wake()
 	}
 }

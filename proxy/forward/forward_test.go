@@ -76,6 +76,7 @@ type options struct {
 	dst       string
 	peer      string
 	identity  identity.Source
+	http2     bool // what clients speak
 }
 
 func start(t *testing.T, o options) *proxy {
@@ -111,7 +112,11 @@ func start(t *testing.T, o options) *proxy {
 			}
 			ec := exchange.Connection{Direction: o.direction, OriginalDst: netip.MustParseAddrPort(o.dst), Peer: o.peer, Start: time.Now()}
 			ec.Remote = c.RemoteAddr().(*net.TCPAddr).AddrPort()
-			wg.Go(func() { _ = p.engine.ServeHTTP1(ctx, c, &ec) })
+			if o.http2 {
+				wg.Go(func() { _ = p.engine.ServeHTTP2(ctx, c, &ec) })
+			} else {
+				wg.Go(func() { _ = p.engine.ServeHTTP1(ctx, c, &ec) })
+			}
 		}
 	})
 	t.Cleanup(func() { _ = ln.Close(); cancel(); wg.Wait() })
@@ -138,6 +143,15 @@ func (p *proxy) client() *http.Client {
 	}
 	p.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// client2 is client for HTTP/2 without TLS.
+func (p *proxy) client2() *http.Client {
+	c := p.client()
+	tr := c.Transport.(*http.Transport)
+	tr.Protocols = new(http.Protocols)
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	return c
 }
 
 // raw opens a connection that the test writes bytes to.
@@ -284,7 +298,9 @@ func served(t *testing.T, h http.HandlerFunc) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	srv := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Protocols: new(http.Protocols)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(ln) })
 	t.Cleanup(func() { _ = srv.Close(); wg.Wait() })

@@ -1,8 +1,6 @@
 package forward
 
 import (
-	"encoding/hex"
-	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -10,12 +8,12 @@ import (
 	"github.com/composure-mesh/composure/proxy/http1"
 )
 
-// appendRequest appends the head that goes to the upstream: the client's, in its order and case, without what was for
-// its hop only, and with what this proxy has to say.
-func (s *server) appendRequest(out []byte, self string) []byte {
+// requestHead makes the fields that go to the upstream, whatever it speaks: the client's, in their order and case, without
+// what was for its hop only, and with what this proxy has to say. self is our own identity.
+func (s *server) requestHead(self string) {
 	q := &s.f.Request
 	edge := s.origin.direction == exchange.Gateway
-	out = http1.AppendRequestLine(out, q.Method, q.Path)
+	h, text := s.head[:0], s.text[:0]
 	hosted, proto := false, false
 	for i := range q.Header {
 		f := &q.Header[i]
@@ -25,7 +23,7 @@ func (s *server) appendRequest(out []byte, self string) []byte {
 		switch f.Kind {
 		case http1.Host:
 			// An absolute target, or a rewrite, has won over it.
-			out = http1.AppendField(out, f.Name, q.Authority)
+			h = append(h, http1.Field{Name: f.Name, Value: q.Authority, Kind: http1.Host})
 			hosted = true
 			continue
 		case http1.Expect:
@@ -48,35 +46,62 @@ func (s *server) appendRequest(out []byte, self string) []byte {
 			}
 			proto = true
 		}
-		out = http1.AppendField(out, f.Name, f.Value)
+		h = append(h, *f)
 	}
 	if !hosted {
-		out = http1.AppendField(out, "Host", s.authority())
+		h = append(h, http1.Field{Name: nameHost, Value: s.authority(), Kind: http1.Host})
 	}
+	if edge {
+		n := len(text)
+		if len(s.x.XForwardedFor) > 0 {
+			text = append(append(text, s.x.XForwardedFor...), ", "...)
+		}
+		text = s.origin.remote.Addr().AppendTo(text)
+		h = append(h, http1.Field{Name: nameForwardedFor, Value: text[n:], Kind: http1.ForwardedFor})
+	}
+	if !proto {
+		n := len(text)
+		text = append(text, s.reached()...)
+		h = append(h, http1.Field{Name: nameForwardedProto, Value: text[n:], Kind: http1.ForwardedProto})
+	}
+	if s.madeID {
+		h = append(h, http1.Field{Name: nameRequestID, Value: s.x.RequestID, Kind: http1.RequestID})
+	}
+	if s.origin.direction == exchange.Inbound && s.origin.peer != "" {
+		n := len(text)
+		text = append(append(append(append(text, "By="...), self...), ";URI="...), s.origin.peer...)
+		h = append(h, http1.Field{Name: nameClientCert, Value: text[n:], Kind: http1.ClientCert})
+	}
+	s.head, s.text = h, text
+}
+
+var (
+	nameHost           = []byte("Host")
+	nameForwardedFor   = []byte("X-Forwarded-For")
+	nameForwardedProto = []byte("X-Forwarded-Proto")
+	nameRequestID      = []byte("X-Request-Id")
+	nameClientCert     = []byte("X-Forwarded-Client-Cert")
+	nameServiceTime    = []byte("X-Envoy-Upstream-Service-Time")
+)
+
+// appendRequest appends the head for an upstream of HTTP/1.
+func (s *server) appendRequest(out []byte) []byte {
+	q := &s.f.Request
+	out = appendFields(http1.AppendRequestLine(out, q.Method, q.Path), s.head)
 	if s.req.Framing == http1.Chunked {
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}
 	if s.req.WebSocket {
 		out = append(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
 	}
-	if edge {
-		out = append(out, "X-Forwarded-For: "...)
-		if len(s.x.XForwardedFor) > 0 {
-			out = append(append(out, s.x.XForwardedFor...), ", "...)
-		}
-		out = append(s.origin.remote.Addr().AppendTo(out), "\r\n"...)
-	}
-	if !proto {
-		out = http1.AppendField(out, "X-Forwarded-Proto", s.scheme())
-	}
-	if s.madeID {
-		out = http1.AppendField(out, "X-Request-Id", s.x.RequestID)
-	}
-	if s.origin.direction == exchange.Inbound && s.origin.peer != "" {
-		out = append(out, "X-Forwarded-Client-Cert: By="...)
-		out = append(append(append(append(out, self...), ";URI="...), s.origin.peer...), "\r\n"...)
-	}
 	return append(out, "\r\n"...)
+}
+
+func appendFields(out []byte, h http1.Header) []byte {
+	for i := range h {
+		out = http1.AppendField(out, h[i].Name, h[i].Value)
+	}
+	return out
 }
 
 // authority is what goes into Host where an HTTP/1.0 client sent none: HTTP/1.1 demands one.
@@ -90,19 +115,26 @@ func (s *server) authority() []byte {
 	return []byte(s.origin.dst.String())
 }
 
-// scheme is how the client reached us.
-func (s *server) scheme() string {
+// schemeOf is the request's scheme as HTTP/2 wants to be told: the client's word, where it had one.
+func (s *server) schemeOf() []byte {
+	if s.scheme == "http" || s.scheme == "https" {
+		return []byte(s.scheme)
+	}
+	return []byte(s.reached())
+}
+
+// reached is how the client reached us, as a scheme.
+func (s *server) reached() string {
 	if s.c.Peer != "" || s.c.ServerName != "" {
 		return "https"
 	}
 	return "http"
 }
 
-// appendResponse appends the head that goes to the client. chunked and keep say how the body and the connection
-// will end.
-func (s *server) appendResponse(out []byte, chunked, keep bool) []byte {
+// responseHead makes the fields that go to the client.
+func (s *server) responseHead() http1.Header {
 	p := &s.resp
-	out = http1.AppendStatusLine(out, p.Status, p.Reason)
+	h := s.head[:0]
 	for i := range p.Header {
 		f := &p.Header[i]
 		if f.Hop || f.Kind == http1.ServiceTime {
@@ -112,48 +144,12 @@ func (s *server) appendResponse(out []byte, chunked, keep bool) []byte {
 			// RFC 9110 section 8.6: there it must not be.
 			continue
 		}
-		out = http1.AppendField(out, f.Name, f.Value)
+		h = append(h, *f)
 	}
-	switch {
-	case p.WebSocket:
-		return append(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"...)
-	case p.Status < 200:
-		return append(out, "\r\n"...)
+	if p.Status >= 200 {
+		s.text = strconv.AppendInt(s.text[:0], int64(s.x.UpstreamTime/time.Millisecond), 10)
+		h = append(h, http1.Field{Name: nameServiceTime, Value: s.text, Kind: http1.ServiceTime})
 	}
-	if chunked {
-		out = append(out, "Transfer-Encoding: chunked\r\n"...)
-	}
-	out = append(out, "X-Envoy-Upstream-Service-Time: "...)
-	out = strconv.AppendInt(out, int64(s.x.UpstreamTime/time.Millisecond), 10)
-	out = append(out, "\r\n"...)
-	out = s.appendConnection(out, keep)
-	return append(out, "\r\n"...)
-}
-
-func (s *server) appendConnection(out []byte, keep bool) []byte {
-	switch {
-	case !keep:
-		return append(out, "Connection: close\r\n"...)
-	case s.req.Minor == 0:
-		return append(out, "Connection: keep-alive\r\n"...)
-	}
-	return out
-}
-
-// requestID writes a random UUID (RFC 9562 section 5.4) to dst.
-func requestID(dst *[36]byte) []byte {
-	var b [16]byte
-	hi, lo := rand.Uint64(), rand.Uint64()
-	for i := range 8 {
-		b[i], b[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
-	}
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	hex.Encode(dst[0:8], b[0:4])
-	hex.Encode(dst[9:13], b[4:6])
-	hex.Encode(dst[14:18], b[6:8])
-	hex.Encode(dst[19:23], b[8:10])
-	hex.Encode(dst[24:36], b[10:16])
-	dst[8], dst[13], dst[18], dst[23] = '-', '-', '-', '-'
-	return dst[:]
+	s.head = h
+	return h
 }

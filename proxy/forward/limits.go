@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/filter"
-	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // limits are the times at which an exchange, or a try of it, has lasted too long, in unix nanoseconds; 0 is never. They
@@ -32,7 +31,7 @@ func (s *server) requestComplete(now time.Time) {
 }
 
 // requestSent starts the times that begin with the end of the request, in the midst of a wait for the response.
-func (s *server) requestSent(up *upstream.Conn) {
+func (s *server) requestSent(up link) {
 	if s.f.Timeout == 0 && s.f.PerTry == 0 {
 		return
 	}
@@ -73,7 +72,7 @@ func (l *limits) passed(now time.Time) *filter.Answer {
 }
 
 // readUpstream gives reading from the upstream a deadline: t, or a limit that comes before.
-func (s *server) readUpstream(up *upstream.Conn, t time.Time) {
+func (s *server) readUpstream(up link, t time.Time) {
 	_ = up.SetReadDeadline(t)
 	if l := s.limits.first(); l != 0 && l < t.UnixNano() {
 		_ = up.SetReadDeadline(time.Unix(0, l))

@@ -32,9 +32,13 @@ const (
 )
 
 // sidecar is an inbound engine behind a TLS listener, as an inbound listener has it, in front of app.
-func sidecar(t *testing.T, ca *proxytest.CA, id, app string) (addr string, rec *recorder) {
+func sidecar(t *testing.T, ca *proxytest.CA, id, app string, declared meshfacts.Protocol) (addr string, rec *recorder) {
 	t.Helper()
-	tab, err := table.Build(&snapshot.Snapshot{Proxy: snapshot.Workload{Name: "server", Identity: serverID, Service: "server"}}, nil)
+	at := netip.MustParseAddrPort(app)
+	tab, err := table.Build(&snapshot.Snapshot{Proxy: snapshot.Workload{
+		Name: "server", Identity: serverID, Service: "server", Addresses: []string{at.Addr().String()},
+		Ports: []snapshot.Port{{Number: at.Port(), Protocol: declared}},
+	}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +48,7 @@ func sidecar(t *testing.T, ca *proxytest.CA, id, app string) (addr string, rec *
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf := identity.ServerTLS(ca.Agent("server", id), identity.MemberOf(spiffeid.RequireTrustDomainFromString("cluster.local")), meshfacts.ALPNHTTP1)
+	conf := identity.ServerTLS(ca.Agent("server", id), identity.MemberOf(spiffeid.RequireTrustDomainFromString("cluster.local")), meshfacts.ALPNHTTP1, meshfacts.ALPNHTTP2)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -64,7 +68,12 @@ func sidecar(t *testing.T, ca *proxytest.CA, id, app string) (addr string, rec *
 				if err != nil {
 					t.Error(err)
 				}
-				_ = e.ServeHTTP1(ctx, c, &exchange.Connection{Direction: exchange.Inbound, OriginalDst: netip.MustParseAddrPort(app), Remote: raw.RemoteAddr().(*net.TCPAddr).AddrPort(), Peer: peer.String()})
+				ec := &exchange.Connection{Direction: exchange.Inbound, OriginalDst: at, Remote: raw.RemoteAddr().(*net.TCPAddr).AddrPort(), Peer: peer.String()}
+				if cs.NegotiatedProtocol == meshfacts.ALPNHTTP2 {
+					_ = e.ServeHTTP2(ctx, c, ec)
+				} else {
+					_ = e.ServeHTTP1(ctx, c, ec)
+				}
 			})
 		}
 	})
@@ -75,16 +84,22 @@ func sidecar(t *testing.T, ca *proxytest.CA, id, app string) (addr string, rec *
 // pair is a client's sidecar whose calls to "server" go by mutual TLS to another one, in front of app.
 func pair(t *testing.T, actual, app string) (p *proxy, inbound *recorder) {
 	t.Helper()
+	return pairOf(t, actual, app, meshfacts.ProtocolAuto, false)
+}
+
+// pairOf is pair for an application whose port is declared, and for clients that speak HTTP/2.
+func pairOf(t *testing.T, actual, app string, declared meshfacts.Protocol, http2 bool) (p *proxy, inbound *recorder) {
+	t.Helper()
 	ca := proxytest.NewCA(t)
-	addr, inbound := sidecar(t, ca, actual, app)
+	addr, inbound := sidecar(t, ca, actual, app, declared)
 	s := &snapshot.Snapshot{
 		Proxy:     snapshot.Workload{Name: "client", Service: "client", Identity: clientID},
 		Workloads: []snapshot.Workload{{Name: "server", Namespace: "default", Service: "server", Identity: serverID, Addresses: []string{"10.0.0.1"}}},
-		Services:  []snapshot.Service{{Host: "server.default.svc.cluster.local", Name: "server", Endpoints: []string{"server"}}},
+		Services:  []snapshot.Service{{Host: "server.default.svc.cluster.local", Name: "server", Endpoints: []string{"server"}, Ports: []snapshot.Port{{Number: 9080, Protocol: declared}}}},
 		VirtualHosts: []snapshot.VirtualHost{{Name: "server", Domains: []string{"server"}, Service: "server.default.svc.cluster.local",
 			Routes: []snapshot.Route{{Destinations: []snapshot.Destination{{Service: "server.default.svc.cluster.local", Weight: 1}}}}}},
 	}
-	p = start(t, options{direction: exchange.Outbound, dst: "10.0.0.1:9080", snapshot: s, identity: ca.Agent("client", clientID),
+	p = start(t, options{direction: exchange.Outbound, dst: "10.0.0.1:9080", snapshot: s, identity: ca.Agent("client", clientID), http2: http2,
 		dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		}})

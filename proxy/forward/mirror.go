@@ -3,8 +3,8 @@ package forward
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/filter"
@@ -23,7 +23,7 @@ const (
 // of them. A body that was too long to keep has no copy.
 func (a *attempt) mirror() {
 	s := a.s
-	if len(s.f.Mirrors) == 0 || !s.in.Done() || s.pump.spilled.Load() || a.out == nil || a.informed && a.pumped {
+	if len(s.f.Mirrors) == 0 || !s.in.Done() || s.pump.spilled.Load() || a.out == nil {
 		return
 	}
 	for _, to := range s.f.Mirrors {
@@ -35,13 +35,13 @@ func (a *attempt) mirror() {
 		if port == 0 {
 			port = s.f.Request.Port
 		}
-		s.e.shadow(context.WithoutCancel(s.ctx), cluster.Pick(nil), port, a.copied(), string(s.req.Method) == "HEAD")
+		s.e.shadow(context.WithoutCancel(s.ctx), cluster.Pick(nil), port, a.copied())
 	}
 	s.f.Mirrors = s.f.Mirrors[:0]
 }
 
-// copied is the request as it was sent, for a host that says it is a copy.
-func (a *attempt) copied() []byte {
+// copied is an attempt of its own at the same request, for a host that says it is a copy. Nothing of it is shared.
+func (a *attempt) copied() *attempt {
 	s := a.s
 	self := ""
 	if w := a.t.Self(); w != nil {
@@ -49,10 +49,42 @@ func (a *attempt) copied() []byte {
 	}
 	authority := s.f.Request.Authority
 	s.f.Request.Authority = shadowed(s.authority())
-	out := s.appendRequest(make([]byte, 0, len(a.out)+len(s.pump.kept)+16), self)
-	s.f.Request.Authority = authority
-	return append(append(out, a.out[a.head:]...), s.pump.kept...)
+	defer func() { s.f.Request.Authority = authority }()
+	s.requestHead(self)
+	d := *a.d
+	c := &attempt{s: &server{e: s.e}, d: &d}
+	c.s.req = http1.Request{Method: slices.Clone(s.req.Method), Framing: s.req.Framing}
+	c.s.in = ended{cloned(s.in.Trailer())}
+	if d.http2 {
+		q := &c.opening
+		q.Method, q.Path = c.s.req.Method, slices.Clone(s.f.Request.Path)
+		q.Authority, q.Header, q.Scheme = s.f.Request.Authority, cloned(s.head), slices.Clone(s.schemeOf())
+	} else {
+		c.out = s.appendRequest(nil)
+	}
+	first := a.first
+	if !a.pumped {
+		first = a.out[a.head:]
+	}
+	c.out = append(append(c.out, first...), s.pump.kept...)
+	return c
 }
+
+func cloned(h http1.Header) http1.Header {
+	h = slices.Clone(h)
+	for i := range h {
+		h[i].Name, h[i].Value = slices.Clone(h[i].Name), slices.Clone(h[i].Value)
+	}
+	return h
+}
+
+// ended is a body that has been read, of which only the trailers are left.
+type ended struct{ trailer http1.Header }
+
+func (ended) Read([]byte) (int, error) { return 0, io.EOF }
+func (ended) Done() bool               { return true }
+func (ended) Ready() bool              { return true }
+func (e ended) Trailer() http1.Header  { return e.trailer }
 
 // shadowed is an authority with "-shadow" behind the host, as Envoy has it.
 func shadowed(authority []byte) []byte {
@@ -63,8 +95,8 @@ func shadowed(authority []byte) []byte {
 	return bytes.Join([][]byte{host, []byte("-shadow"), port}, nil)
 }
 
-// shadow sends a copy in the background, if not too many are under way.
-func (e *Engine) shadow(ctx context.Context, to *upstream.Endpoint, port uint16, request []byte, head bool) {
+// shadow makes an attempt in the background, if not too many are under way.
+func (e *Engine) shadow(ctx context.Context, to *upstream.Endpoint, port uint16, a *attempt) {
 	select {
 	case e.shadows <- struct{}{}:
 	default:
@@ -76,45 +108,44 @@ func (e *Engine) shadow(ctx context.Context, to *upstream.Endpoint, port uint16,
 		defer cancel()
 		to.Begin()
 		defer to.Done()
-		up, err := to.Get(ctx, e.cfg.Transport, port)
+		a.s.ctx, a.endpoint, a.d.port = ctx, to, port
+		up, err := a.dial(false)
 		if err != nil {
 			return // fire and forget: the mirror's own proxy tells what it gets
 		}
-		if deadline, ok := ctx.Deadline(); ok {
-			_ = up.SetDeadline(deadline)
-		}
-		var resp http1.Response
-		if !swallow(up, request, head, &resp) || !resp.KeepAlive {
-			up.Discard()
+		stop := context.AfterFunc(ctx, func() { _ = up.Close() })
+		ok := a.swallow(up)
+		if !stop() || !ok {
+			up.discard()
 			return
 		}
-		_ = up.SetDeadline(time.Time{})
-		up.Keep(resp.IdleTimeout)
+		up.keep(a.s.resp.IdleTimeout)
 	}()
 }
 
-// swallow sends a request and reads the response to its end. It reports whether both went well.
-func swallow(up *upstream.Conn, request []byte, head bool, resp *http1.Response) bool {
-	if _, err := up.Write(request); err != nil {
+// swallow sends the request and reads the response to its end. It reports whether both went well, and the connection can
+// go on.
+func (a *attempt) swallow(up link) bool {
+	if up.request(a, true) != nil {
 		return false
 	}
+	resp := &a.s.resp
 	for resp.Status < 200 {
-		err := up.Reader.ParseResponse(resp, head)
-		if errors.Is(err, http1.ErrIncomplete) {
-			err = up.Reader.Fill()
-		}
-		if err != nil || resp.Status == 101 {
+		if up.response(resp) != nil || resp.Status == 101 {
 			return false
 		}
 	}
 	buf := http1.GetBuffer()
 	defer http1.PutBuffer(buf)
-	for !up.Reader.Done() {
-		if _, err := up.Reader.Read(buf[:]); err != nil && !errors.Is(err, io.EOF) {
+	for more := resp.Framing != http1.NoBody; more; {
+		switch _, err := up.Read(buf[:]); {
+		case isEOF(err):
+			more = false
+		case err != nil:
 			return false
 		}
 	}
-	return true
+	return resp.KeepAlive
 }
 
 var _ filter.Router = (*attempt)(nil)

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"errors"
-	"io"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
-	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // pump is the second goroutine of an exchange, which reads from the client while the first waits for the upstream: it carries
@@ -18,6 +16,8 @@ import (
 // answered fast has none.
 type pump struct {
 	running  bool
+	ran      bool // at some time: the client's read deadline is not what it was
+	uploaded atomic.Bool
 	stopping atomic.Bool
 	done     chan struct{} // one token at the end
 
@@ -25,15 +25,18 @@ type pump struct {
 	sent  int64          // body bytes
 	fault *filter.Answer // the client's; the upstream connection was closed for it
 
-	// keep asks for a copy of what is carried, as it was sent, and kept is that; more than maxKept is given up as
-	// spilled.
+	// keep asks for a copy of what is carried, as it was sent, and kept is that; more than most is given up as spilled.
 	keep    bool
 	kept    []byte
+	most    int
 	spilled atomic.Bool
 }
 
 // maxKept bounds the body that is kept so that it can be sent again: Envoy's per_connection_buffer_limit_bytes.
 const maxKept = 1 << 20
+
+// maxRefused bounds it where only a stream that was refused would have it sent again.
+const maxRefused = 64 << 10
 
 func (p *pump) reset() {
 	p.fault, p.keep, p.kept = nil, false, nil
@@ -44,7 +47,7 @@ func (p *pump) remember(b []byte) {
 	if !p.keep || p.spilled.Load() {
 		return
 	}
-	if len(p.kept)+len(b) > maxKept {
+	if len(p.kept)+len(b) > p.most {
 		p.spilled.Store(true)
 		p.kept = nil
 		return
@@ -53,15 +56,16 @@ func (p *pump) remember(b []byte) {
 }
 
 // startPump begins to read from the client. With upload the body is carried to up first. up may be nil without.
-func (s *server) startPump(up *upstream.Conn, upload bool) {
+func (s *server) startPump(up link, upload bool) {
 	p := &s.pump
 	p.running, p.sent, p.fault = true, 0, nil
+	p.ran = true
 	p.stopping.Store(false)
-	s.readUntil = time.Time{}
+	p.uploaded.Store(!upload)
 	if upload {
-		_ = s.conn.SetReadDeadline(time.Now().Add(s.e.cfg.Timeouts.StreamIdle))
+		_ = s.client.SetReadDeadline(time.Now().Add(s.e.cfg.Timeouts.StreamIdle))
 	} else {
-		_ = s.conn.SetReadDeadline(time.Time{})
+		_ = s.client.SetReadDeadline(time.Time{})
 	}
 	go s.pumping(up, upload)
 }
@@ -69,19 +73,33 @@ func (s *server) startPump(up *upstream.Conn, upload bool) {
 // stopPump ends the pump and waits for it.
 func (s *server) stopPump() {
 	p := &s.pump
-	if !p.running {
-		return
+	if p.running {
+		p.stopping.Store(true)
+		_ = s.client.SetReadDeadline(past)
+		<-p.done
+		p.running = false
+		s.x.BytesReceived += p.sent
+		p.sent = 0
 	}
-	p.stopping.Store(true)
-	_ = s.conn.SetReadDeadline(past)
-	<-p.done
-	p.running = false
-	s.readUntil = time.Time{}
-	s.x.BytesReceived += p.sent
-	p.sent = 0
+	if f := s.client.gone(); f != nil {
+		p.fault = f
+	}
 }
 
-func (s *server) pumping(up *upstream.Conn, upload bool) {
+// endPump is stopPump after the end of the response: an upstream that takes no more of the request gets a moment, since
+// what it answered may be the end of the request, which it has just read.
+func (s *server) endPump(up link) {
+	if s.pump.running && !s.pump.uploaded.Load() {
+		t := time.AfterFunc(endGrace, func() { _ = up.Close() })
+		defer t.Stop()
+	}
+	s.stopPump()
+}
+
+// endGrace is how long the end of an upload may take once the response is over.
+const endGrace = 100 * time.Millisecond
+
+func (s *server) pumping(up link, upload bool) {
 	p := &s.pump
 	defer func() { p.done <- struct{}{} }()
 	defer s.e.rescue(s)
@@ -96,16 +114,14 @@ func (s *server) pumping(up *upstream.Conn, upload bool) {
 			// The upstream takes no more. It may have answered; the other goroutine will see.
 			return
 		}
-		_ = s.conn.SetReadDeadline(time.Time{})
+		p.uploaded.Store(true)
+		_ = s.client.SetReadDeadline(time.Time{})
 		if p.stopping.Load() {
 			return
 		}
 		s.requestSent(up)
 	}
-	if s.in.Buffered() > 0 {
-		return // the next request: the client is there, and nothing more can be told
-	}
-	if err := s.in.Fill(); err != nil && !p.stopping.Load() {
+	if s.client.watch() && !p.stopping.Load() {
 		p.fault = &clientGone
 		if up != nil {
 			_ = up.Close()
@@ -114,25 +130,25 @@ func (s *server) pumping(up *upstream.Conn, upload bool) {
 }
 
 // upload carries the rest of the body. A fault is the client's; failed says that the upstream did not take it.
-func (s *server) upload(up *upstream.Conn) (f *filter.Answer, failed bool) {
+func (s *server) upload(up link) (f *filter.Answer, failed bool) {
 	buf := http1.GetBuffer()
 	defer http1.PutBuffer(buf)
 	defer func() { _ = up.SetWriteDeadline(time.Time{}) }()
 	limit := s.e.cfg.Timeouts.StreamIdle
 	for {
-		out, n, err := appendBody(buf[:0], s.in, s.req.Framing == http1.Chunked)
-		now := time.Now()
-		if len(out) > 0 {
+		out, n, err := appendBody(buf[:0], s.in, s.a.framed())
+		now, ended := time.Now(), isEOF(err)
+		if len(out) > 0 || ended {
 			s.active.Store(now.UnixNano())
 			s.pump.remember(out)
 			_ = up.SetWriteDeadline(now.Add(limit))
-			if _, err := up.Write(out); err != nil {
+			if err := up.more(out, ended, s.in.Trailer()); err != nil {
 				return nil, true
 			}
 			s.pump.sent += int64(n)
 		}
 		switch {
-		case errors.Is(err, io.EOF):
+		case ended:
 			return nil, false
 		case err == nil:
 			s.readWithin(now, limit)
@@ -146,26 +162,22 @@ func (s *server) upload(up *upstream.Conn) (f *filter.Answer, failed bool) {
 			}
 			s.readWithin(now, left)
 		default:
-			var broken *http1.Error
-			if errors.As(err, &broken) {
-				return clientProtocol(broken), false
-			}
-			return &clientGone, false
+			return s.blame(err), false
 		}
 	}
 }
 
 // readWithin gives the pump's next read a deadline, without undoing stopPump's.
 func (s *server) readWithin(now time.Time, d time.Duration) {
-	_ = s.conn.SetReadDeadline(now.Add(d))
+	_ = s.client.SetReadDeadline(now.Add(d))
 	if s.pump.stopping.Load() {
-		_ = s.conn.SetReadDeadline(past)
+		_ = s.client.SetReadDeadline(past)
 	}
 }
 
 // appendBody appends what src yields of its body by one read, as a chunk if chunked, up to buf's capacity. At the
 // body's end, io.EOF, the last chunk is appended too. n is the number of body bytes.
-func appendBody(buf []byte, src *http1.Reader, chunked bool) (out []byte, n int, err error) {
+func appendBody(buf []byte, src source, chunked bool) (out []byte, n int, err error) {
 	start := len(buf)
 	if !chunked {
 		n, err = src.Read(buf[start:cap(buf)])
@@ -184,7 +196,7 @@ func appendBody(buf []byte, src *http1.Reader, chunked bool) (out []byte, n int,
 		}
 		buf = append(buf, '\r', '\n')
 	}
-	if errors.Is(err, io.EOF) {
+	if isEOF(err) {
 		buf = http1.AppendLastChunk(buf, src.Trailer())
 	}
 	return buf, n, err

@@ -8,19 +8,14 @@ import (
 
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/http2"
 )
 
 // awaitResponse reads the head of the final response, and passes on those that come before it.
 func (a *attempt) awaitResponse() *filter.Answer {
 	s := a.s
 	for informational := 0; ; {
-		err := a.up.Reader.ParseResponse(&s.resp, string(s.req.Method) == "HEAD")
-		if errors.Is(err, http1.ErrIncomplete) {
-			if err = a.up.Reader.Fill(); err == nil {
-				continue
-			}
-		}
-		if err != nil {
+		if err := a.up.response(&s.resp); err != nil {
 			if f := a.waited(err); f != nil {
 				return f
 			}
@@ -40,13 +35,10 @@ func (a *attempt) awaitResponse() *filter.Answer {
 		if informational++; informational > maxInformational {
 			return upstreamProtocol("too many informational responses")
 		}
-		if s.req.Minor == 0 {
-			continue
-		}
-		// a.out is lost: after this nothing is sent again.
+		// a.out may be lost: after this nothing is sent again.
 		a.informed = true
-		if err := s.write(s.appendResponse(a.buf[:0], false, true)); err != nil {
-			return &clientGone
+		if err := s.client.inform(&s.resp, s.responseHead()); err != nil {
+			return s.blame(err)
 		}
 	}
 }
@@ -57,7 +49,15 @@ func (a *attempt) waited(err error) *filter.Answer {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return a.slow()
 	}
-	if a.stale(err) {
+	if a.up.lost(err) == unread && s.pump.running && !s.pump.spilled.Load() {
+		// What the pump has sent is kept, and the rest comes after it.
+		_ = a.up.Close()
+		s.stopPump()
+		if s.pump.fault != nil {
+			return s.pump.fault
+		}
+	}
+	if a.stale(err) && !s.pump.spilled.Load() {
 		a.drop()
 		return errStale
 	}
@@ -70,13 +70,31 @@ func (a *attempt) waited(err error) *filter.Answer {
 		return s.pump.fault
 	}
 	s.x.Upstream.Failure = err.Error()
-	return upstreamClosed()
+	return a.reset(err)
+}
+
+// reset is the answer to an upstream that has ended an exchange before its time.
+func (a *attempt) reset(err error) *filter.Answer {
+	var r *http2.StreamError
+	switch {
+	case !errors.As(err, &r):
+		return upstreamClosed()
+	case errors.Is(err, http2.ErrStreamIdle):
+		return &streamIdle
+	case a.up.lost(err) == unread:
+		return upstreamRefused()
+	case r.Lost:
+		return upstreamClosed()
+	case !r.Remote:
+		return upstreamProtocol(r.Reason)
+	}
+	return upstreamReset()
 }
 
 // slow goes on waiting for the upstream: from now on with an eye on the client, until nothing has moved for too long.
 func (a *attempt) slow() *filter.Answer {
 	s := a.s
-	if !s.pump.running {
+	if !s.pump.running && !s.client.tells() {
 		s.startPump(a.up, false)
 	}
 	now := time.Now()
@@ -101,41 +119,50 @@ func (a *attempt) relay() *filter.Answer {
 	a.relaying = true
 	s.x.Status, s.x.Details = s.resp.Status, "via_upstream"
 	a.grpcStatus(s.resp.Header)
-	streamed := s.resp.Framing == http1.Chunked || s.resp.Framing == http1.UntilClose
-	a.chunked = streamed && s.req.Minor == 1
-	a.keep = s.mayKeep() && (!streamed || a.chunked)
-	out := s.appendResponse(a.buf[:0], a.chunked, a.keep)
-	src := a.up.Reader
-	for !src.Done() {
-		if len(out) > 0 && (!src.Ready() || cap(out)-len(out) < 1<<10) {
-			if err := s.write(out); err != nil {
-				return &clientGone
+	to, src := s.client, a.up
+	if err := to.respond(&s.resp, s.responseHead()); err != nil {
+		return s.blame(err)
+	}
+	for more := s.resp.Framing != http1.NoBody; more; {
+		if to.gathered() && (!src.Ready() || to.full()) {
+			if err := to.flush(); err != nil {
+				return s.blame(err)
 			}
-			out = a.buf[:0]
 		}
-		var (
-			n   int
-			err error
-		)
-		out, n, err = appendBody(out, src, a.chunked)
+		n, err := to.take(src)
 		if n > 0 {
 			s.x.BytesSent += int64(n)
 			s.active.Store(time.Now().UnixNano())
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
+		switch {
+		case err == nil:
+		case isEOF(err):
+			more = false
+		default:
 			if f := a.cut(err); f != nil {
+				a.code(err)
 				return f
 			}
 		}
 	}
-	if len(out) > 0 {
-		if err := s.write(out); err != nil {
-			return &clientGone
+	if to.gathered() {
+		if err := to.flush(); err != nil {
+			return s.blame(err)
 		}
 	}
 	a.grpcStatus(src.Trailer())
 	return nil
 }
+
+// code keeps why the upstream's stream was reset, for a client that can be told.
+func (a *attempt) code(err error) {
+	var r *http2.StreamError
+	if c, ok := a.s.client.(*client2); ok && errors.As(err, &r) && r.Remote && !r.Lost {
+		c.code = r.Code
+	}
+}
+
+func isEOF(err error) bool { return err == io.EOF || errors.Is(err, io.EOF) } //nolint:errorlint // the first is quick, and nearly always enough
 
 // cut judges an error in the midst of a response: nil means to go on.
 func (a *attempt) cut(err error) *filter.Answer {
@@ -168,7 +195,7 @@ func (a *attempt) finish(f *filter.Answer) outcome {
 	if f != nil {
 		_ = a.up.Close() // before: the pump may wait for it to take more
 	}
-	s.stopPump()
+	s.endPump(a.up)
 	unsent := !s.in.Done()
 	if a.pumped {
 		a.mirror()
@@ -180,10 +207,7 @@ func (a *attempt) finish(f *filter.Answer) outcome {
 	if f != nil {
 		s.x.Flag, s.x.Details = s.x.Flag.With(f.Flag), f.Details
 		a.drop()
-		if a.chunked || s.resp.Framing == http1.Length {
-			return ended // the framing tells that something is missing
-		}
-		return aborted
+		return cut
 	}
 	// A connection on which an upgrade was refused is not trusted with other requests.
 	if s.resp.KeepAlive && !unsent && s.pump.fault == nil && !s.req.WebSocket {
@@ -191,13 +215,10 @@ func (a *attempt) finish(f *filter.Answer) outcome {
 	} else {
 		a.drop()
 	}
-	switch {
-	case unsent || !a.keep && s.in.Buffered() > 0:
-		return lingering
-	case a.keep:
-		return goOn
+	if unsent {
+		return early
 	}
-	return ended
+	return whole
 }
 
 // fail ends an exchange with a local answer, or without any where the client is gone.
@@ -212,18 +233,19 @@ func (a *attempt) fail(f *filter.Answer) outcome {
 	}
 	a.drop()
 	switch {
-	case s.answer(f, a.buf[:0]):
-		return goOn
+	case s.answer(f):
+		return whole
 	case f.Status == 0:
-		return ended
+		return gone
 	}
-	return lingering
+	return early
 }
 
 // release gives the upstream connection back for other exchanges.
 func (a *attempt) release() {
 	a.endpoint.Done()
-	a.up.Keep(a.s.resp.IdleTimeout)
+	a.s.client.hold(nil)
+	a.up.keep(a.s.resp.IdleTimeout)
 	a.up = nil
 }
 
@@ -231,7 +253,8 @@ func (a *attempt) release() {
 func (a *attempt) drop() {
 	if a.up != nil {
 		a.endpoint.Done()
-		a.up.Discard()
+		a.s.client.hold(nil)
+		a.up.discard()
 		a.up = nil
 	}
 }

@@ -14,10 +14,13 @@ var (
 	noCluster         = filter.Answer{Status: 503, Flag: exchange.FlagNoCluster, Details: "cluster_not_found", Body: "the route's destination is not known: no such service or subset"}
 	noHealthyUpstream = filter.Answer{Status: 503, Flag: exchange.FlagNoHealthyUpstream, Details: "no_healthy_upstream", Body: "no healthy upstream"}
 	clientGone        = filter.Answer{Flag: exchange.FlagDownstreamTermination, Details: "downstream_remote_disconnect", Client: true}
-	headTimeout       = filter.Answer{Status: 408, Flag: exchange.FlagDownstreamProtocol, Details: "request_header_timeout", Body: "the request's head did not come in time", Client: true}
-	requestTimeout    = filter.Answer{Status: 504, Flag: exchange.FlagUpstreamTimeout, Details: "response_timeout", Body: "upstream request timeout"}
-	perTryTimeout     = filter.Answer{Status: 504, Flag: exchange.FlagUpstreamTimeout, Details: "upstream_per_try_timeout", Body: "upstream request timeout", Cause: filter.PerTryTimeout}
-	streamIdle        = filter.Answer{Status: 504, Flag: exchange.FlagStreamIdle, Details: "stream_idle_timeout", Body: "stream timeout"}
+	// A reset of one stream of HTTP/2, by the client and for the client's fault.
+	clientReset    = filter.Answer{Flag: exchange.FlagDownstreamReset, Details: "http2.remote_reset", Client: true}
+	clientBroke    = filter.Answer{Flag: exchange.FlagDownstreamProtocol, Details: "http2.violation.of.messaging.rule", Client: true}
+	headTimeout    = filter.Answer{Status: 408, Flag: exchange.FlagDownstreamProtocol, Details: "request_header_timeout", Body: "the request's head did not come in time", Client: true}
+	requestTimeout = filter.Answer{Status: 504, Flag: exchange.FlagUpstreamTimeout, Details: "response_timeout", Body: "upstream request timeout"}
+	perTryTimeout  = filter.Answer{Status: 504, Flag: exchange.FlagUpstreamTimeout, Details: "upstream_per_try_timeout", Body: "upstream request timeout", Cause: filter.PerTryTimeout}
+	streamIdle     = filter.Answer{Status: 504, Flag: exchange.FlagStreamIdle, Details: "stream_idle_timeout", Body: "stream timeout"}
 )
 
 const resetText = "upstream connect error or disconnect/reset before headers. reset reason: "
@@ -40,6 +43,24 @@ func upstreamClosed() *filter.Answer {
 	}
 }
 
+func upstreamReset() *filter.Answer {
+	return &filter.Answer{
+		Status: 503, Flag: exchange.FlagUpstreamReset,
+		Details: "upstream_reset_before_response_started{remote_reset}",
+		Cause:   filter.Reset,
+		Body:    resetText + "remote reset",
+	}
+}
+
+func upstreamRefused() *filter.Answer {
+	return &filter.Answer{
+		Status: 503, Flag: exchange.FlagUpstreamReset,
+		Details: "upstream_reset_before_response_started{remote_refused_stream_reset}",
+		Cause:   filter.Refused,
+		Body:    resetText + "remote refused stream reset",
+	}
+}
+
 func upstreamProtocol(reason string) *filter.Answer {
 	return &filter.Answer{
 		Status: 502, Flag: exchange.FlagUpstreamProtocol,
@@ -56,14 +77,13 @@ func clientProtocol(err *http1.Error) *filter.Answer {
 	}
 }
 
-// answer writes a local answer: the one place where they are made. Its fields besides its own are those that the filters
+// answer sends a local answer: the one place where they are made. Its fields besides its own are those that the filters
 // have left in the response. It reports whether the client's connection can go on.
-func (s *server) answer(f *filter.Answer, buf []byte) (keep bool) {
+func (s *server) answer(f *filter.Answer) (keep bool) {
 	s.x.Flag, s.x.Details = s.x.Flag.With(f.Flag), f.Details
 	if f.Status == 0 {
 		return false
 	}
-	keep = s.mayKeep() && !f.Client && s.in.Done()
 	status, kind, body := f.Status, "text/plain", f.Body
 	if s.x.GRPC {
 		// A gRPC client looks for the status in the trailers, which may come as the only head
@@ -75,34 +95,22 @@ func (s *server) answer(f *filter.Answer, buf []byte) (keep bool) {
 		}
 	}
 	s.x.Status = status
-	out := http1.AppendStatusLine(buf, status, []byte(http.StatusText(status)))
+	h := s.head[:0]
 	if len(body) > 0 || s.x.GRPC {
-		out = http1.AppendField(out, "Content-Type", kind)
-	}
-	if status >= 200 && status != http.StatusNoContent {
-		out = http1.AppendField(out, "Content-Length", strconv.Itoa(len(body)))
+		h = append(h, http1.NewField("Content-Type", kind))
 	}
 	if s.x.GRPC {
-		out = http1.AppendField(out, "Grpc-Status", strconv.Itoa(s.x.GRPCStatus))
-		out = http1.AppendField(out, "Grpc-Message", grpcMessage(f.Body))
+		h = append(h, http1.NewField("Grpc-Status", strconv.Itoa(s.x.GRPCStatus)), http1.NewField("Grpc-Message", grpcMessage(f.Body)))
 	}
-	for i := range s.f.Response.Header {
-		h := &s.f.Response.Header[i]
-		out = http1.AppendField(out, h.Name, h.Value)
-	}
+	h = append(h, s.f.Response.Header...)
 	if status == http.StatusMethodNotAllowed {
-		out = http1.AppendField(out, "Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE")
+		h = append(h, http1.NewField("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"))
 	}
-	out = s.appendConnection(out, keep)
-	out = append(out, "\r\n"...)
+	s.head = h
 	if string(s.req.Method) != http.MethodHead && status != http.StatusNoContent && status != http.StatusNotModified {
-		out = append(out, body...)
 		s.x.BytesSent = int64(len(body))
 	}
-	if err := s.write(out); err != nil {
-		return false
-	}
-	return keep
+	return s.client.local(status, h, body, !f.Client)
 }
 
 // grpcMessage percent-encodes what may not stand in a gRPC message.

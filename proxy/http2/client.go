@@ -3,6 +3,7 @@ package http2
 import (
 	"errors"
 	"net"
+	"os"
 
 	"golang.org/x/net/http2"
 
@@ -34,6 +35,23 @@ func (c *ClientConn) Run() error { return c.c.run() }
 
 // Drain lets the streams that are open end, begins none, and closes.
 func (c *ClientConn) Drain() { c.c.drain() }
+
+// Load is how many streams are open, and how many more may be opened; none where the connection drains or is gone.
+func (c *ClientConn) Load() (open, room int) {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	if c.c.err != nil || c.c.draining || c.c.lastID >= maxWindow-2 {
+		return c.c.active, 0
+	}
+	return c.c.active, max(0, int(min(c.c.maxStreams, maxWindow))-c.c.active)
+}
+
+// Ended reports whether no stream can be opened any more, nor ever will be.
+func (c *ClientConn) Ended() bool {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	return c.c.err != nil || c.c.draining
+}
 
 // Close ends the connection and its streams at once.
 func (c *ClientConn) Close() { c.c.fail(net.ErrClosed) }
@@ -86,8 +104,11 @@ func (s *ClientStream) Response() (http1.Response, error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	for len(s.responses) == 0 {
-		if s.err != nil {
+		switch {
+		case s.err != nil:
 			return http1.Response{}, s.err
+		case s.late():
+			return http1.Response{}, os.ErrDeadlineExceeded
 		}
 		s.readers.Wait()
 	}
@@ -107,6 +128,7 @@ func (s *ClientStream) Close() {
 		}
 		s.reset(&StreamError{Code: code, Reason: errClosed.Reason})
 	}
+	s.silence()
 	s.body.release()
 }
 
@@ -125,11 +147,16 @@ func (c *conn) responseCame(s *stream, h *head, end bool) error {
 	s.client.responses = append(s.client.responses, p)
 	s.client.final = p.Status >= 200
 	s.moved = c.lastRead
-	if s.client.final && !s.client.bodiless && p.Status != 304 {
+	switch {
+	case !s.client.final:
+	case s.client.bodiless, p.Status == 304, p.Status == 204:
+		s.declared = 0 // there must not be any (RFC 9110 section 6.4.1)
+	default:
 		s.declared = h.length
 	}
 	s.readers.Broadcast()
 	if end {
+		s.read = true
 		s.endRecv()
 	}
 	return nil

@@ -137,7 +137,7 @@ func (c *conn) failLocked(err error) {
 	c.err = err
 	c.draining = true
 	for _, s := range c.streams {
-		s.end(&StreamError{Code: Cancel, Reason: "the connection ended: " + err.Error(), Remote: true})
+		s.end(&StreamError{Code: Cancel, Reason: "the connection ended: " + err.Error(), Remote: true, Lost: true})
 	}
 	clear(c.streams)
 	c.room.Broadcast()

@@ -39,6 +39,8 @@ type StreamError struct {
 	// Unprocessed says that the peer has not worked on the request, so that it may be sent again, whatever its method
 	// (RFC 9113 section 8.7).
 	Unprocessed bool
+	// Lost says that the connection ended, and the stream with it.
+	Lost bool
 }
 
 func (e *StreamError) Error() string { return fmt.Sprintf("http2: stream: %s (%v)", e.Reason, e.Code) }
@@ -47,6 +49,12 @@ func (e *StreamError) Error() string { return fmt.Sprintf("http2: stream: %s (%v
 func Unprocessed(err error) bool {
 	var s *StreamError
 	return errors.As(err, &s) && s.Unprocessed
+}
+
+// Lost reports whether err says that the connection ended, and the stream with it.
+func Lost(err error) bool {
+	var s *StreamError
+	return errors.As(err, &s) && s.Lost
 }
 
 var (

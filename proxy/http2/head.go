@@ -201,7 +201,7 @@ func (h *head) response(p *http1.Response, end, bodiless bool) error {
 		return malformed("pseudo-fields are not those of a response")
 	}
 	*p = http1.Response{Status: n, Minor: 1, Header: h.fields, KeepAlive: true}
-	if n >= 200 {
+	if n >= 200 && n != 204 && n != 304 && !bodiless {
 		p.Framing, p.Length = h.framing(end)
 	}
 	if end && (n < 200 || h.length > 0 && !bodiless && n != 304) {

@@ -79,7 +79,7 @@ func (c *conn) requestCame(h *head, id uint32, end bool) error {
 	}
 	ss.Fault = h.fault
 	s.declared = h.length
-	s.recvEnd = end
+	s.recvEnd, s.read = end, end
 	c.streams[id] = s
 	c.active++
 	c.accept(s)
@@ -101,6 +101,7 @@ func (c *conn) finish(s *stream) {
 		// The answer is whole; the rest of the request is not wanted (RFC 9113 section 8.1).
 		s.reset(&StreamError{Code: NoError, Reason: "answered"})
 	}
+	s.silence()
 	s.body.release()
 	if c.active--; c.active == 0 && c.draining {
 		c.failLocked(errDrained)

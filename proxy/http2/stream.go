@@ -2,6 +2,7 @@ package http2
 
 import (
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -17,12 +18,15 @@ type stream struct {
 
 	body     buffer
 	recvEnd  bool
+	read     bool  // to io.EOF
 	window   int32 // what the peer may still send
 	unacked  int32 // what has been read, but not given back to window
 	declared int64 // of the body still to come; -1 where it is not known
 	trailer  *head
 	readers  sync.Cond
-	stopped  bool // StopReading
+	stopped  bool      // StopReading
+	readBy   time.Time // zero: whenever
+	alarm    *time.Timer
 
 	credit  int64 // window updates less what was sent; with the peer's initial window that's the window
 	sendEnd bool
@@ -51,12 +55,15 @@ func (s *stream) Read(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	for s.body.len() == 0 {
 		switch {
+		case s.recvEnd:
+			s.read = true
+			return 0, io.EOF
 		case s.err != nil:
 			return 0, s.err
-		case s.recvEnd:
-			return 0, io.EOF
 		case s.stopped:
 			return 0, errClosed
+		case s.late():
+			return 0, os.ErrDeadlineExceeded
 		}
 		s.readers.Wait()
 	}
@@ -69,17 +76,55 @@ func (s *stream) Read(p []byte) (int, error) {
 			s.unacked = 0
 		}
 	}
-	if s.recvEnd && s.body.len() == 0 && s.err == nil {
+	if s.recvEnd && s.body.len() == 0 {
+		s.read = true
 		return n, io.EOF
 	}
 	return n, nil
 }
 
-// Done reports whether the body has been read to its end.
+// SetReadDeadline bounds the waits of Read and of Response, also one that is under way: they return
+// os.ErrDeadlineExceeded, and the stream is as it was. The zero time takes the bound away.
+func (s *stream) SetReadDeadline(t time.Time) error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.readBy = t
+	if s.alarm != nil {
+		s.alarm.Stop()
+	}
+	if t.IsZero() {
+		return nil
+	}
+	left := time.Until(t)
+	switch {
+	case left <= 0:
+		s.readers.Broadcast()
+	case s.alarm != nil:
+		s.alarm.Reset(left)
+	default:
+		s.alarm = time.AfterFunc(left, func() {
+			s.c.mu.Lock()
+			defer s.c.mu.Unlock()
+			s.readers.Broadcast()
+		})
+	}
+	return nil
+}
+
+func (s *stream) late() bool { return !s.readBy.IsZero() && !time.Now().Before(s.readBy) }
+
+// silence stops the alarm of a stream that nobody uses any more.
+func (s *stream) silence() {
+	if s.alarm != nil {
+		s.alarm.Stop()
+	}
+}
+
+// Done reports whether the body has been read to io.EOF, or there is none.
 func (s *stream) Done() bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	return s.recvEnd && s.body.len() == 0 && s.err == nil
+	return s.read
 }
 
 // Ready reports whether Read would not wait.
@@ -108,7 +153,7 @@ func (s *stream) StopReading() {
 }
 
 // OnReset has f called once, in a goroutine of its own, when the stream ends before its time. Where that has happened
-// already, f is called at once. The connection waits for f before it ends.
+// already, f is called at once. The connection waits for f before it ends. Forget takes it back.
 func (s *stream) OnReset(f func(error)) {
 	s.c.mu.Lock()
 	err := s.err
@@ -119,6 +164,18 @@ func (s *stream) OnReset(f func(error)) {
 	if err != nil {
 		f(err)
 	}
+}
+
+// Forget has nobody told of a reset any more. It reports false where OnReset's function has been called already, or is
+// just being called.
+func (s *stream) Forget() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.onReset == nil {
+		return false
+	}
+	s.onReset = nil
+	return true
 }
 
 func (s *stream) sendWindow() int64 { return s.c.initialWindow + s.credit }

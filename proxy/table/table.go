@@ -43,6 +43,16 @@ type Service struct {
 	clusters map[string]*upstream.Cluster
 }
 
+// Protocol is what is declared for a port of its workloads, else ProtocolAuto.
+func (s *Service) Protocol(port uint16) mesh.Protocol {
+	for i := range s.Ports {
+		if s.Ports[i].Number == port {
+			return s.Ports[i].Protocol
+		}
+	}
+	return mesh.ProtocolAuto
+}
+
 // VirtualHost is a virtual host with its compiled routes.
 type VirtualHost struct {
 	Name string

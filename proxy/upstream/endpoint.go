@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/http2"
 )
 
 // Endpoint is one workload as a place to send to, at any of its ports.
@@ -77,6 +78,12 @@ func (e *Endpoint) Get(ctx context.Context, tr *Transport, port uint16) (*Conn, 
 		return c, nil
 	}
 	return e.Dial(ctx, tr, port)
+}
+
+// Open begins an HTTP/2 stream with a request's head, with last also ends the request. It waits for a connection where
+// there is none, and fails where one can't be opened.
+func (e *Endpoint) Open(ctx context.Context, tr *Transport, port uint16, r *http2.Request, last bool) (*Stream, error) {
+	return e.pool(tr, port).open(ctx, r, last)
 }
 
 func (e *Endpoint) pool(tr *Transport, port uint16) *pool {

@@ -13,7 +13,7 @@ import (
 	"github.com/composure-mesh/composure/proxy/http1"
 )
 
-// pool holds the idle connections to one endpoint's port, the last used on top.
+// pool holds the connections to one endpoint's port: of HTTP/1 the idle ones, the last used on top, and of HTTP/2 all.
 type pool struct {
 	transport *Transport
 	target    Target
@@ -23,17 +23,17 @@ type pool struct {
 	idle  []*Conn
 	timer *time.Timer
 	armed bool
+
+	shared  []*shared
+	dialing *dialing // nil for none
 }
 
 // Conn is a connection to an endpoint, used by one exchange at a time.
 type Conn struct {
 	net.Conn
+	Link
 	// Reader parses what the endpoint sends.
 	Reader *http1.Reader
-	// Reused says that an exchange has passed before this one.
-	Reused        bool
-	Local, Remote netip.AddrPort
-	TLS           bool
 
 	pool    *pool
 	expires time.Time // as an idle connection
@@ -67,23 +67,24 @@ func (p *pool) dial(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	limits := p.transport.cfg.Limits
-	if p.target.Identity != "" {
-		limits = limits.Relayed()
-	}
-	c := &Conn{
-		Conn:   raw,
-		Reader: http1.NewReader(raw, limits),
-		Local:  addrPort(raw.LocalAddr()),
-		Remote: p.target.Addr,
-		TLS:    p.target.Identity != "",
-		pool:   p,
-	}
+	c := &Conn{Conn: raw, Link: p.link(raw), Reader: http1.NewReader(raw, p.limits()), pool: p}
 	if t, ok := raw.(*tls.Conn); ok {
 		c.until = t.ConnectionState().PeerCertificates[0].NotAfter
 	}
 	c.quiet = quietCheck(raw)
 	return c, nil
+}
+
+func (p *pool) link(raw net.Conn) Link {
+	return Link{Local: addrPort(raw.LocalAddr()), Remote: p.target.Addr, TLS: p.target.Identity != ""}
+}
+
+// limits bound what the endpoint may send.
+func (p *pool) limits() http1.Limits {
+	if p.target.Identity != "" {
+		return p.transport.cfg.Limits.Relayed()
+	}
+	return p.transport.cfg.Limits
 }
 
 // Keep gives the connection back for another exchange. timeout is the peer's Keep-Alive timeout, 0 if it named
@@ -161,7 +162,7 @@ func (p *pool) sweep() {
 	if !empty {
 		p.arm(next.Sub(now))
 	}
-	if empty && p.plain != nil {
+	if empty && p.plain != nil && len(p.shared) == 0 {
 		p.transport.forget(p.target.Addr, p.plain)
 	}
 	p.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/http2"
 )
 
 // Target is a peer to connect to.
@@ -52,6 +53,8 @@ type Config struct {
 	MaxIdle int
 	// Limits bound the heads of responses.
 	Limits http1.Limits
+	// HTTP2 configures connections of HTTP/2, except for Limits; the idle time's default is IdleTimeout.
+	HTTP2 http2.Config
 }
 
 // Transport opens connections and keeps the idle ones.

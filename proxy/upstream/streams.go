@@ -1,0 +1,168 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/proxy/http2"
+)
+
+// Stream is one exchange on a connection of HTTP/2, which it shares with others.
+type Stream struct {
+	*http2.ClientStream
+	Link
+}
+
+// shared is a connection of HTTP/2 of a pool.
+type shared struct {
+	*http2.ClientConn
+	link  Link
+	until time.Time // the peer's certificate is good; zero for plain text
+}
+
+// dialing is a connection on its way, which many may wait for.
+type dialing struct {
+	done chan struct{}
+	err  error // valid after done
+}
+
+const (
+	// crowded is how many streams a connection carries before another one is opened beside it, while there are fewer
+	// than spread: one connection is read, and written, by one goroutine.
+	crowded = 50
+	spread  = 4
+	// placings bounds how often an exchange looks for a connection with room: each look may end with one that was taken
+	// meanwhile.
+	placings = 8
+)
+
+// open begins a stream on the least busy connection, or on a new one where none has room. The error is the one of
+// connecting, and http2.ErrUnavailable where others always were faster.
+func (p *pool) open(ctx context.Context, r *http2.Request, last bool) (*Stream, error) {
+	for range placings {
+		c := p.roomiest()
+		if c == nil {
+			if err := p.dialShared(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		link := c.link
+		s, err := c.Open(r, last)
+		if err == nil {
+			return &Stream{ClientStream: s, Link: link}, nil
+		}
+		if !errors.Is(err, http2.ErrUnavailable) {
+			return nil, err
+		}
+	}
+	return nil, http2.ErrUnavailable
+}
+
+// roomiest is the connection with the fewest streams, nil where a new one is better.
+func (p *pool) roomiest() *shared {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *shared
+	least, usable := 0, 0
+	for _, c := range p.shared {
+		if !c.until.IsZero() && time.Now().After(c.until) {
+			c.Drain() // who is there has to be proven anew
+			continue
+		}
+		open, room := c.Load()
+		if room == 0 {
+			continue
+		}
+		usable++
+		if best == nil || open < least {
+			best, least = c, open
+		}
+	}
+	if best != nil && least >= crowded && usable < spread && p.dialing == nil {
+		return nil
+	}
+	return best
+}
+
+// dialShared opens a connection, or waits for the one that is on its way.
+func (p *pool) dialShared(ctx context.Context) error {
+	p.mu.Lock()
+	d := p.dialing
+	if d == nil {
+		d = &dialing{done: make(chan struct{})}
+		p.dialing = d
+		// Others wait for it, too: it must not end with this exchange.
+		go p.connectShared(context.WithoutCancel(ctx), d)
+	}
+	p.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *pool) connectShared(ctx context.Context, d *dialing) {
+	c, err := p.newShared(ctx)
+	p.mu.Lock()
+	d.err = err
+	p.dialing = nil
+	if err == nil {
+		p.shared = append(p.shared, c)
+		if p.plain != nil {
+			p.transport.remember(p.target.Addr, p.plain)
+		}
+	}
+	p.mu.Unlock()
+	close(d.done)
+	if err != nil {
+		return
+	}
+	_ = c.Run() // its streams are told, and they tell
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, other := range p.shared {
+		if other == c {
+			p.shared = append(p.shared[:i:i], p.shared[i+1:]...)
+			break
+		}
+	}
+	if p.plain != nil && len(p.shared) == 0 && len(p.idle) == 0 {
+		p.transport.forget(p.target.Addr, p.plain)
+	}
+}
+
+func (p *pool) newShared(ctx context.Context) (*shared, error) {
+	raw, err := p.transport.Dial(ctx, p.target, mesh.ALPNHTTP2)
+	if err != nil {
+		return nil, err
+	}
+	cfg := p.transport.cfg.HTTP2
+	cfg.Limits = p.limits()
+	if cfg.Timeouts.Idle == 0 {
+		cfg.Timeouts.Idle = p.transport.cfg.IdleTimeout
+	}
+	c := &shared{ClientConn: http2.NewClientConn(raw, cfg), link: p.link(raw)}
+	c.link.Reused = true // all but the first stream; that one loses nothing by it
+	if t, ok := raw.(*tls.Conn); ok {
+		c.until = t.ConnectionState().PeerCertificates[0].NotAfter
+	}
+	return c, nil
+}
+
+// Link is what is known of a connection to an endpoint.
+type Link struct {
+	Local, Remote netip.AddrPort
+	TLS           bool
+	// Reused says that an exchange has passed before this one.
+	Reused bool
+}
+
+// About is the link itself.
+func (l *Link) About() *Link { return l }
