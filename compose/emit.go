@@ -105,7 +105,13 @@ func (e *emitter) user(name string) *yaml.Node {
 	if slices.Contains(e.plan.Linked, name) {
 		links := e.links(name)
 		e.change(name, "links", e.src.project.Services[name].Links, line(links), "the names now belong to the sandboxes")
-		return mapping("links", override(links), "depends_on", e.linkedTo(name))
+		depends := e.linkedTo(name)
+		depends.Content = append(depends.Content, e.completed(name).Content...)
+		return mapping("links", override(links), "depends_on", depends)
+	}
+	if depends := e.completed(name); len(depends.Content) > 0 {
+		e.change(name, "depends_on", nil, line(depends), "a job has ended when its sandbox and its proxy have")
+		return mapping("depends_on", depends)
 	}
 	return nil
 }
@@ -139,6 +145,7 @@ func (e *emitter) app(w *Workload) *yaml.Node {
 	e.scaled(n, w)
 	depends := mapping(w.Sandbox(), started(true), w.Proxy(), healthy())
 	depends.Content = append(depends.Content, e.linkedTo(w.Service).Content...)
+	depends.Content = append(depends.Content, e.completed(w.Service).Content...)
 	add(n, "depends_on", depends)
 	e.change(w.Name, "depends_on", nil, line(depends), "it starts when it is protected and its proxy is ready")
 	own := member(mesh.RoleApp, w.Name)
@@ -156,7 +163,22 @@ func (e *emitter) joiner(j Joiner) *yaml.Node {
 		add(depends, target, started(true)) // what network_mode: service:x implied
 	}
 	e.change(j.Service, "network_mode", svc.NetworkMode, types.ServicePrefix+owner.Sandbox(), "the namespace of "+j.Owner+" is its sandbox's")
+	depends.Content = append(depends.Content, e.completed(j.Service).Content...)
 	return mapping("network_mode", types.ServicePrefix+owner.Sandbox(), "depends_on", depends)
+}
+
+// completed are the sandbox and the proxy of each job that a service waits for. The keeper ends them with the job, and
+// who waits for it waits for them, too: otherwise `docker compose up --wait` would take their end for a failure.
+func (e *emitter) completed(service string) *yaml.Node {
+	n := mapping()
+	for _, target := range e.plan.jobsOf(e.src, service) {
+		for _, w := range e.plan.replicas(target) {
+			for _, sidecar := range []string{w.Proxy(), w.Sandbox()} {
+				add(n, sidecar, inline("condition", types.ServiceConditionCompletedSuccessfully, "required", false, "restart", false))
+			}
+		}
+	}
+	return n
 }
 
 // projectName is a variable that Compose sets: with it, -p and another clone's directory change nothing.
@@ -288,7 +310,11 @@ func (e *emitter) sandbox(w *Workload) *yaml.Node {
 		}
 	}
 	add(n, "environment", environment)
-	add(n, "labels", facts(holder(mesh.RoleSandbox, w), w))
+	own := holder(mesh.RoleSandbox, w)
+	if e.plan.jobs[w.Service] {
+		add(own, labels.Job, "true")
+	}
+	add(n, "labels", facts(own, w))
 	return n
 }
 

@@ -26,6 +26,8 @@ type Plan struct {
 	// Warnings say which services are left alone and why, and what passes beside the mesh.
 	Warnings []Warning
 
+	// jobs are services with a workload that others wait for to end.
+	jobs map[string]bool
 	// scale is how many containers a service shall have: Config.Scale over what the files say.
 	scale map[string]int
 }
@@ -65,7 +67,7 @@ func (p *Plan) workload(service string) *Workload {
 // Plan decides on every service, with scale over the numbers of replicas in the files. Its errors name the file, the
 // service and the field.
 func (s *Source) Plan(scale map[string]int) (*Plan, error) {
-	p := &Plan{scale: map[string]int{}}
+	p := &Plan{jobs: map[string]bool{}, scale: map[string]int{}}
 	var joining []string
 	for _, name := range s.services() {
 		svc := s.project.Services[name]
@@ -102,6 +104,9 @@ func (s *Source) Plan(scale map[string]int) (*Plan, error) {
 		p.join(s, name)
 	}
 	for _, name := range s.services() {
+		for _, job := range p.jobsOf(s, name) {
+			p.jobs[job] = true
+		}
 		if p.workload(name) == nil && slices.ContainsFunc(s.project.Services[name].Links, func(l string) bool {
 			target, _, _ := strings.Cut(l, ":")
 			return p.workload(target) != nil
@@ -110,6 +115,34 @@ func (s *Source) Plan(scale map[string]int) (*Plan, error) {
 		}
 	}
 	return p, nil
+}
+
+// jobsOf are the jobs that a service waits for, sorted: services whose sandbox and proxy can end with them, since
+// nobody else shares their network and the engine does not restart them.
+func (p *Plan) jobsOf(s *Source, service string) []string {
+	var jobs []string
+	for target, d := range s.project.Services[service].DependsOn {
+		if d.Condition != types.ServiceConditionCompletedSuccessfully || p.workload(target) == nil ||
+			slices.ContainsFunc(p.Joiners, func(j Joiner) bool { return j.Owner == target }) || isRestarted(s.project.Services[target]) {
+			continue
+		}
+		jobs = append(jobs, target)
+	}
+	slices.Sort(jobs)
+	return jobs
+}
+
+// isRestarted reports whether the engine restarts a service that has ended with exit code 0.
+func isRestarted(svc types.ServiceConfig) bool {
+	policy := svc.Restart
+	if policy == "" && svc.Deploy != nil && svc.Deploy.RestartPolicy != nil {
+		policy = or(svc.Deploy.RestartPolicy.Condition, "any")
+	}
+	switch policy {
+	case types.RestartPolicyAlways, types.RestartPolicyUnlessStopped, "any":
+		return true
+	}
+	return false
 }
 
 // joined is the service whose network namespace svc shares: network_mode service:x, or container:y where y is

@@ -120,6 +120,18 @@ func (e *emitter) verify(got *types.Project) []diff {
 // meant is what a service of the user's is meant to be afterwards, or its workload w where it has replicas; w is nil
 // for a service without one.
 func (e *emitter) meant(svc types.ServiceConfig, w *Workload) types.ServiceConfig {
+	if jobs := e.plan.jobsOf(e.src, svc.Name); len(jobs) > 0 {
+		deps := types.DependsOnConfig{}
+		maps.Copy(deps, svc.DependsOn)
+		svc.DependsOn = deps
+		for _, target := range jobs {
+			for _, job := range e.plan.replicas(target) {
+				for _, sidecar := range []string{job.Sandbox(), job.Proxy()} {
+					svc.DependsOn[sidecar] = types.ServiceDependency{Condition: types.ServiceConditionCompletedSuccessfully}
+				}
+			}
+		}
+	}
 	owner := w
 	for _, j := range e.plan.Joiners {
 		if j.Service == svc.Name {

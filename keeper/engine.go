@@ -10,7 +10,7 @@ import (
 	"github.com/composure-mesh/composure/mesh"
 )
 
-// Engine is what the keeper asks of a container engine. It reads, and starts what the healer wants started.
+// Engine is what the keeper asks of a container engine. It reads, and starts and stops what the healer wants to.
 type Engine interface {
 	// List names the containers, stopped ones too, that carry the label key=value.
 	List(ctx context.Context, key, value string) ([]Listed, error)
@@ -25,6 +25,8 @@ type Engine interface {
 	Start(ctx context.Context, id string) error
 	// Restart stops a container and starts it again; nil is the container's own time to stop.
 	Restart(ctx context.Context, id string, grace *time.Duration) error
+	// Stop stops a container, which its restart policy then leaves alone; one that is stopped is no error.
+	Stop(ctx context.Context, id string) error
 }
 
 // ErrNotFound is an Engine's answer for what does not exist.
@@ -54,7 +56,10 @@ type Container struct {
 	State     string
 	Error     string // why the engine could not start it the last time
 	StartedAt time.Time
-	NetworkOf string // id of the container whose network namespace this one joins, "" if it has its own
+	// RestartPolicy is "no", "on-failure", "unless-stopped" or "always".
+	RestartPolicy string
+	ExitCode      int    // of the last end
+	NetworkOf     string // id of the container whose network namespace this one joins, "" if it has its own
 	// StopSignal is the number of the signal that ends the container.
 	StopSignal int
 	Endpoints  []Endpoint
@@ -72,11 +77,23 @@ type Endpoint struct {
 	Aliases   []string
 }
 
+// Change is what an event reports, as far as the keeper tells one from another.
+type Change int
+
+// The changes.
+const (
+	Other   Change = iota // something that an inspection shows
+	Started               // it runs
+	Ended                 // it has ended, however
+)
+
 // Event is a change of one container that the engine reports.
 type Event struct {
 	Container string            // id
 	Labels    map[string]string // of the container, where the engine tells them
-	Signal    int               // that was sent to it, if that is what happened
+	Change    Change
+	Signal    int // that was sent to it, if that is what happened
+	Time      time.Time
 }
 
 // Labels that compose writes (https://github.com/docker/compose/blob/main/pkg/api/labels.go).

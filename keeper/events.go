@@ -37,8 +37,27 @@ func healView(c Container, ticks uint64) heal.Container {
 		ID: c.ID, Name: c.Name, Service: c.Labels[labelService], Role: mesh.Role(c.Labels[labels.Role]),
 		Workload: c.Labels[labels.Workload], OneOff: c.Labels[labelOneOff] == "True",
 		State: heal.State(c.State), Health: c.Health, Error: c.Error, StartedAt: c.StartedAt, Ticks: ticks,
-		NetworkOf: c.NetworkOf,
+		NetworkOf: c.NetworkOf, RestartPolicy: c.RestartPolicy, ExitCode: c.ExitCode, Job: c.Labels[labels.Job] == "true",
 	}
+}
+
+// Workload implements heal.Engine.
+func (e healEngine) Workload(ctx context.Context, name string) ([]heal.Container, error) {
+	listed, err := e.List(ctx, labels.Workload, name)
+	if err != nil {
+		return nil, err
+	}
+	var all []heal.Container
+	for _, l := range listed {
+		c, ok, err := e.Inspect(ctx, l.ID)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			all = append(all, c)
+		}
+	}
+	return all, nil
 }
 
 // ticks is when a process began, 0 if that can't be read.

@@ -140,6 +140,16 @@ func (e *fakeEngine) Restart(_ context.Context, id string, _ *time.Duration) err
 	return e.begin("restart", id)
 }
 
+func (e *fakeEngine) Stop(_ context.Context, id string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.containers[id]
+	e.begun = append(e.begun, "stop "+c.Name)
+	c.State, c.Running, c.PID = "exited", false, 0
+	e.containers[id] = c
+	return e.broken
+}
+
 func (e *fakeEngine) begin(verb, id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

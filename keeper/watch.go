@@ -52,7 +52,9 @@ type watcher struct {
 	// The rest belongs to the loop of refresh.
 	known    map[string]tracked
 	networks map[string]mesh.Network
-	stopping map[string]int // main process of a container that was told to end
+	stopping map[string]int  // main process of a container that was told to end
+	told     map[string]bool // containers that were told to end since they began
+	ends     map[string]end  // of containers that have not begun again since, and of some that are gone
 	problems string
 }
 
@@ -62,19 +64,27 @@ type tracked struct {
 	ticks uint64 // when its main process began
 }
 
-// changes are what events have reported since the last look.
-type changes struct {
-	all     bool
-	dirty   map[string]bool  // by container
-	signals map[string][]int // by container
+// end is an end that the engine has reported.
+type end struct {
+	at       time.Time
+	byItself bool   // nobody had told it to
+	sandbox  string // id of the container whose network it shared, "" if that was not seen
+	workload string // as its label says
 }
 
-func newChanges() changes { return changes{dirty: map[string]bool{}, signals: map[string][]int{}} }
+// changes are what events have reported since the last look.
+type changes struct {
+	all    bool
+	events map[string][]Event // by container, in their order
+}
+
+func newChanges() changes { return changes{events: map[string][]Event{}} }
 
 func newWatcher(s Scope, e Engine, f *feed, log *slog.Logger) *watcher {
 	w := &watcher{
 		scope: s, engine: e, feed: f, report: func([]heal.Container) {}, log: log, wake: make(chan struct{}, 1), pending: newChanges(),
 		known: map[string]tracked{}, networks: map[string]mesh.Network{}, stopping: map[string]int{},
+		told: map[string]bool{}, ends: map[string]end{},
 	}
 	starting := errors.New("the docker engine has not answered yet")
 	w.blind.Store(&starting)
@@ -120,10 +130,7 @@ func (w *watcher) note(e Event) {
 	case !w.concerns(e):
 		return
 	default:
-		w.pending.dirty[e.Container] = true
-		if e.Signal != 0 {
-			w.pending.signals[e.Container] = append(w.pending.signals[e.Container], e.Signal)
-		}
+		w.pending.events[e.Container] = append(w.pending.events[e.Container], e)
 	}
 	select {
 	case w.wake <- struct{}{}:
@@ -185,9 +192,9 @@ func (w *watcher) rest(ctx context.Context) {
 
 // refresh brings known up to date and publishes the facts if they have changed.
 func (w *watcher) refresh(ctx context.Context, ch changes) error {
-	for id, signals := range ch.signals {
-		if c, ok := w.known[id]; ok && slices.ContainsFunc(signals, c.endedBy) {
-			w.stopping[id] = c.PID
+	for id, events := range ch.events {
+		for _, e := range events {
+			w.follow(id, e)
 		}
 	}
 	listed, projects, err := w.list(ctx)
@@ -205,7 +212,37 @@ func (w *watcher) refresh(ctx context.Context, ch changes) error {
 	w.known, w.networks = known, networks
 	w.remember(projects)
 	maps.DeleteFunc(w.stopping, func(id string, pid int) bool { return known[id].PID != pid })
+	maps.DeleteFunc(w.told, func(id string, _ bool) bool { _, ok := known[id]; return !ok })
+	maps.DeleteFunc(w.ends, func(id string, e end) bool { _, ok := known[id]; return !ok && w.sandbox(e) == nil })
 	return w.publish()
+}
+
+// follow keeps the story of one container: an inspection does not show whether it was told to end.
+func (w *watcher) follow(id string, e Event) {
+	c, seen := w.known[id]
+	switch {
+	case e.Change == Started:
+		delete(w.told, id)
+		delete(w.ends, id)
+	case e.Change == Ended:
+		w.ends[id] = end{at: e.Time, byItself: !w.told[id], sandbox: c.NetworkOf, workload: e.Labels[labels.Workload]}
+	case e.Signal != 0 && c.endedBy(e.Signal): // of one that was not seen yet, the usual signals
+		w.told[id] = true
+		if seen {
+			w.stopping[id] = c.PID
+		}
+	}
+}
+
+// sandbox is the sandbox whose network a container shared until its end, nil if that one is gone or has begun anew since.
+func (w *watcher) sandbox(e end) *tracked {
+	for id, s := range w.known {
+		if mesh.Role(s.Labels[labels.Role]) == mesh.RoleSandbox && !e.at.Before(s.StartedAt) &&
+			(id == e.sandbox || e.sandbox == "" && e.workload != "" && s.Labels[labels.Workload] == e.workload) {
+			return &s
+		}
+	}
+	return nil
 }
 
 func (w *watcher) remember(projects map[string]bool) {
@@ -258,7 +295,7 @@ func (w *watcher) inspect(ctx context.Context, listed map[string]Listed, ch chan
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for id, l := range listed {
-		if old, ok := w.known[id]; ok && old.print == l.Print && !ch.all && !ch.dirty[id] {
+		if old, ok := w.known[id]; ok && old.print == l.Print && !ch.all && len(ch.events[id]) == 0 {
 			mu.Lock()
 			known[id] = old
 			mu.Unlock()
@@ -311,8 +348,10 @@ func (w *watcher) publish() error {
 	for id, t := range w.known {
 		view := healView(t.Container, t.ticks)
 		_, view.Stopping = w.stopping[id]
+		view.ByItself = w.ends[id].byItself
 		views = append(views, view)
 	}
+	w.addGone(views)
 	w.report(views)
 	cut := heal.Cut(views)
 	containers := make([]Container, 0, len(views))
@@ -333,6 +372,22 @@ func (w *watcher) publish() error {
 		w.log.Debug("facts changed", "workloads", len(facts.Workloads), "networks", len(facts.Networks))
 	}
 	return err
+}
+
+// addGone tells the sandboxes of containers that shared their network, have ended and are gone by now, as those of
+// `docker compose run --rm` are.
+func (w *watcher) addGone(views []heal.Container) {
+	for id, e := range w.ends {
+		if _, ok := w.known[id]; ok {
+			continue
+		}
+		if s := w.sandbox(e); s != nil {
+			i := slices.IndexFunc(views, func(v heal.Container) bool { return v.ID == s.ID })
+			if e.at.After(views[i].LeftAt) {
+				views[i].LeftAt = e.at
+			}
+		}
+	}
 }
 
 // pause waits before another try, the longer the more have failed.

@@ -3,10 +3,13 @@ package keeper
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/composure-mesh/composure/keeper/heal"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
 )
@@ -16,12 +19,27 @@ type watched struct {
 	t      *testing.T
 	engine *fakeEngine
 	*watcher
+
+	mu       sync.Mutex
+	reported []heal.Container // at the last look
+}
+
+// seen are the containers of the last look whose role is given.
+func (w *watched) seen(role mesh.Role) []heal.Container {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.reported), func(c heal.Container) bool { return c.Role != role })
 }
 
 func watch(t *testing.T, containers ...Container) *watched {
 	t.Helper()
 	w := &watched{t: t, engine: newFakeEngine(containers...)}
 	w.watcher = newWatcher(testScope, w.engine, newFeed(), quiet(t))
+	w.report = func(all []heal.Container) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.reported = all
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.run(ctx) }()
@@ -128,6 +146,67 @@ func TestWatchLeavesAnEndingAppAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWatchTellsHowItEnded: the healer ends the workload of what has ended by itself only, and that of a
+// `docker compose run` that is gone.
+func TestWatchTellsHowItEnded(t *testing.T) {
+	const web = "web"
+	signal := func(n int) Event { return Event{Container: id(web), Signal: n} }
+	started, died := Event{Container: id(web), Change: Started}, Event{Container: id(web), Change: Ended}
+	for name, test := range map[string]struct {
+		events []Event
+		want   bool
+	}{
+		"by itself":                           {[]Event{died}, true},
+		"after SIGHUP":                        {[]Event{signal(1), died}, true},
+		"stopped":                             {[]Event{signal(15), died}, false},
+		"stopped the hard way":                {[]Event{signal(15), signal(9), died}, false},
+		"stopped, started, ended by itself":   {[]Event{signal(15), died, started, died}, true},
+		"ended by itself, started, stopped":   {[]Event{died, started, signal(9), died}, false},
+		"it runs again":                       {[]Event{died, started}, false},
+		"nobody knows, the stream was broken": {nil, false},
+	} {
+		for _, apart := range []bool{false, true} { // all events in one look, or each in one
+			synctest.Test(t, func(t *testing.T) {
+				w := watch(t, workloadBoxes(web, "172.20.0.3")...)
+				_, stream := w.settle()
+				for _, e := range test.events {
+					stream.send(e)
+					if apart {
+						w.after(time.Second)
+					}
+				}
+				w.after(time.Minute)
+				if got := w.seen(mesh.RoleApp)[0].ByItself; got != test.want {
+					t.Errorf("%s: by itself is %v", name, got)
+				}
+			})
+		}
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		boxes := workloadBoxes(web, "172.20.0.3")
+		now := time.Now()
+		for i := range boxes {
+			boxes[i].StartedAt = now
+		}
+		w := watch(t, boxes...)
+		left := func() time.Time { return w.seen(mesh.RoleSandbox)[0].LeftAt }
+		_, stream := w.settle()
+		run := map[string]string{labels.Mesh: testScope.Mesh, labels.Workload: web, labels.Role: "app", labelOneOff: "True"}
+		stream.send(Event{Container: "4u4", Labels: run, Change: Ended, Time: now.Add(time.Minute)})
+		if w.after(time.Minute); !left().Equal(now.Add(time.Minute)) {
+			t.Errorf("the last end is %s", left())
+		}
+		sandbox := w.engine.containers[id(web+"-mesh-sandbox")]
+		sandbox.StartedAt = now.Add(2 * time.Minute)
+		w.engine.put(sandbox)
+		stream.send(Event{Container: sandbox.ID, Change: Started})
+		if w.after(time.Minute); !left().IsZero() {
+			t.Errorf("after the sandbox began anew, the last end is %s", left())
+		}
+	})
 }
 
 // What can't be read stays as it was, and nothing is missed when the engine is back.

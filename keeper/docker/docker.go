@@ -2,6 +2,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -27,10 +28,10 @@ import (
 // callTimeout bounds one question; an engine under load answers in seconds.
 const callTimeout = 10 * time.Second
 
-// A start mounts and connects; a restart has the container's own time to stop in it, which can be minutes.
+// A start mounts and connects; a stop has the container's own time to stop in it, which can be minutes.
 const (
-	startTimeout   = 2 * time.Minute
-	restartTimeout = 15 * time.Minute
+	startTimeout = 2 * time.Minute
+	stopTimeout  = 15 * time.Minute
 )
 
 // Engine is a Docker engine behind a unix socket. It implements keeper.Engine.
@@ -138,9 +139,13 @@ func convert(c container.InspectResponse) keeper.Container {
 		Exposed:    exposed(c.Config.ExposedPorts),
 		State:      c.State.Status,
 		Error:      c.State.Error,
+		ExitCode:   c.State.ExitCode,
 	}
-	if c.HostConfig != nil && c.HostConfig.NetworkMode.IsContainer() {
-		out.NetworkOf = c.HostConfig.NetworkMode.ConnectedContainer()
+	if c.HostConfig != nil {
+		out.RestartPolicy = cmp.Or(string(c.HostConfig.RestartPolicy.Name), string(container.RestartPolicyDisabled))
+		if c.HostConfig.NetworkMode.IsContainer() {
+			out.NetworkOf = c.HostConfig.NetworkMode.ConnectedContainer()
+		}
 	}
 	out.StartedAt, _ = time.Parse(time.RFC3339Nano, c.State.StartedAt) // zero for one that never was
 	out.Created, _ = time.Parse(time.RFC3339Nano, c.Created)           // orders recreated containers; zero does
@@ -322,9 +327,14 @@ func event(m events.Message) (keeper.Event, bool) {
 		id := m.Actor.Attributes["container"]
 		return keeper.Event{Container: id}, id != ""
 	}
-	ev := keeper.Event{Container: m.Actor.ID, Labels: m.Actor.Attributes}
-	if m.Action == events.ActionKill {
+	ev := keeper.Event{Container: m.Actor.ID, Labels: m.Actor.Attributes, Time: time.Unix(0, m.TimeNano)}
+	switch m.Action {
+	case events.ActionKill:
 		ev.Signal = signalNumber(m.Actor.Attributes["signal"])
+	case events.ActionStart:
+		ev.Change = keeper.Started
+	case events.ActionDie:
+		ev.Change = keeper.Ended
 	}
 	return ev, true
 }
@@ -341,7 +351,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 
 // Restart implements keeper.Engine.
 func (e *Engine) Restart(ctx context.Context, id string, grace *time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	var opts container.StopOptions
 	if grace != nil {
@@ -350,6 +360,16 @@ func (e *Engine) Restart(ctx context.Context, id string, grace *time.Duration) e
 	}
 	if err := e.api.ContainerRestart(ctx, id, opts); err != nil {
 		return wrap("restart container", id, err)
+	}
+	return nil
+}
+
+// Stop implements keeper.Engine.
+func (e *Engine) Stop(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	if err := e.api.ContainerStop(ctx, id, container.StopOptions{}); err != nil {
+		return wrap("stop container", id, err)
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ func TestConvert(t *testing.T) {
 		Exposed:   []uint16{80, 9080},
 		Published: map[uint16][]string{80: {"127.0.0.1:8081", "8080", "[::1]:8082"}},
 		State:     "running", Error: "No such container: x", StartedAt: time.Date(2026, 11, 24, 12, 0, 1, 5e8, time.UTC), NetworkOf: "5a0d",
+		RestartPolicy: "no",
 	}
 	got := convert(in)
 	if got.Created.Unix() != 1795521600 {
@@ -94,13 +95,17 @@ func TestEvent(t *testing.T) {
 		want keeper.Event
 		ok   bool
 	}{
-		"start":             {events.Message{Type: "container", Action: "start", Actor: actor(nil)}, keeper.Event{Container: "c1"}, true},
+		"start":             {events.Message{Type: "container", Action: "start", Actor: actor(nil)}, keeper.Event{Container: "c1", Change: keeper.Started}, true},
+		"die":               {events.Message{Type: "container", Action: "die", Actor: actor(nil)}, keeper.Event{Container: "c1", Change: keeper.Ended}, true},
 		"destroy":           {events.Message{Type: "container", Action: "destroy", Actor: actor(nil)}, keeper.Event{Container: "c1"}, true},
 		"kill":              {events.Message{Type: "container", Action: "kill", Actor: actor(map[string]string{"signal": "15"})}, keeper.Event{Container: "c1", Signal: 15, Labels: map[string]string{"signal": "15"}}, true},
 		"health":            {events.Message{Type: "container", Action: "health_status: healthy", Actor: actor(nil)}, keeper.Event{Container: "c1"}, true},
 		"connect":           {events.Message{Type: "network", Action: "connect", Actor: events.Actor{ID: "n", Attributes: map[string]string{"container": "c2"}}}, keeper.Event{Container: "c2"}, true},
 		"network of nobody": {events.Message{Type: "network", Action: "connect", Actor: events.Actor{ID: "n"}}, keeper.Event{}, false},
 	} {
+		if test.in.Type == "container" {
+			test.in.TimeNano, test.want.Time = 15e8, time.Unix(1, 5e8)
+		}
 		got, ok := event(test.in)
 		if diff := cmp.Diff(test.want, got); diff != "" || ok != test.ok {
 			t.Errorf("%s: ok %v (-want +got):\n%s", name, ok, diff)

@@ -2,8 +2,10 @@ package heal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +20,10 @@ type Engine interface {
 	Start(ctx context.Context, id string) error
 	// Restart stops a container and starts it again; nil is the container's own time to stop.
 	Restart(ctx context.Context, id string, grace *time.Duration) error
+	// Stop stops a container, which its restart policy then leaves alone.
+	Stop(ctx context.Context, id string) error
+	// Workload describes the containers that are labelled as those of a workload, in whatever mesh.
+	Workload(ctx context.Context, name string) ([]Container, error)
 }
 
 const (
@@ -180,9 +186,16 @@ func (h *Healer) learn(id string, c *Container) {
 		delete(h.known, id)
 		return
 	}
-	now := *c
-	now.Stopping = h.known[id].Stopping // the watcher hears that, an inspection doesn't show it
-	h.known[id] = now
+	h.known[id] = c.heard(h.known[id])
+}
+
+// heard adds what the watcher has heard, which an inspection does not show.
+func (c Container) heard(before Container) Container {
+	c.Stopping = before.Stopping
+	if c.StartedAt.Equal(before.StartedAt) {
+		c.ByItself, c.LeftAt = before.ByItself, before.LeftAt
+	}
+	return c
 }
 
 // act begins what is due and returns how long nothing else will be.
@@ -218,7 +231,11 @@ func (h *Healer) act(ctx context.Context, workers *sync.WaitGroup) time.Duration
 		default:
 			h.busy[a.Workload] = true
 			h.attempts[a.Container.ID] = attempts{h.attempts[a.Container.ID].n, now} // not to be forgotten meanwhile
-			workers.Go(func() { h.finished <- h.do(ctx, a) })
+			if a.Verb == End {
+				workers.Go(func() { h.finished <- h.end(ctx, a, containers) })
+			} else {
+				workers.Go(func() { h.finished <- h.do(ctx, a) })
+			}
 		}
 	}
 	h.forget(planned, now)
@@ -249,7 +266,7 @@ func (h *Healer) forget(planned map[key]bool, now time.Time) {
 		}
 	}
 	for id, t := range h.attempts {
-		if now.Sub(t.last) > forgetAfter && !planned[key{Start, id}] && !planned[key{Restart, id}] {
+		if now.Sub(t.last) > forgetAfter && !planned[key{Start, id}] && !planned[key{Restart, id}] && !planned[key{End, id}] {
 			delete(h.attempts, id)
 		}
 	}
@@ -301,14 +318,90 @@ func (h *Healer) do(ctx context.Context, a Action) outcome {
 	if ctx.Err() != nil {
 		return o
 	}
-	result := "done"
-	if err != nil {
-		result = fmt.Sprintf("failed: %v", err)
-	}
-	h.record(a, result)
+	h.record(a, result(err))
 	c, ok = h.ask(ctx, &o, c.ID)
 	o.done = ok && err == nil && c.State == Running
 	return o
+}
+
+// end stops the proxy of a workload and then its sandbox, if they still serve nobody; known is what the plan was made of.
+func (h *Healer) end(ctx context.Context, a Action, known []Container) outcome {
+	o := outcome{action: a, fresh: map[string]*Container{}}
+	over := func() (proxies []Container, over bool) {
+		all, ok := h.sharing(ctx, &o, a.Container, known)
+		if !ok {
+			return nil, false
+		}
+		for _, c := range all {
+			if c.NetworkOf == a.Container.ID && c.Role == mesh.RoleProxy && c.State == Running {
+				proxies = append(proxies, c)
+			}
+		}
+		i := slices.IndexFunc(all, func(c Container) bool { return c.ID == a.Container.ID })
+		_, over = ended(&all[i], all)
+		return proxies, over
+	}
+	proxies, ok := over()
+	if !ok {
+		return o
+	}
+	o.tried = true
+	var err error
+	for _, p := range proxies {
+		err = errors.Join(err, h.cfg.Engine.Stop(ctx, p.ID))
+	}
+	if _, ok = over(); !ok && ctx.Err() == nil { // somebody has come while the proxy was on its way out
+		for _, p := range proxies {
+			err = errors.Join(err, h.cfg.Engine.Start(ctx, p.ID))
+		}
+		h.record(a, "called off")
+		return o
+	}
+	if err == nil {
+		err = h.cfg.Engine.Stop(ctx, a.Container.ID)
+	}
+	if ctx.Err() != nil {
+		return o
+	}
+	h.record(a, result(err))
+	over() // learns
+	return o
+}
+
+// sharing asks again about a sandbox and all who share its network, or may by now. It always has the sandbox if ok.
+func (h *Healer) sharing(ctx context.Context, o *outcome, sandbox Container, known []Container) (all []Container, ok bool) {
+	heard := map[string]Container{}
+	for _, c := range known {
+		heard[c.ID] = c
+	}
+	fresh, err := h.cfg.Engine.Workload(ctx, sandbox.Workload)
+	if err != nil {
+		o.tried = true
+		return nil, false
+	}
+	for _, c := range fresh {
+		if c.ID == sandbox.ID || c.NetworkOf == sandbox.ID {
+			o.fresh[c.ID] = &c
+			all = append(all, c.heard(heard[c.ID]))
+			ok = ok || c.ID == sandbox.ID
+		}
+	}
+	for _, c := range known {
+		if c.NetworkOf == sandbox.ID && !slices.ContainsFunc(all, func(f Container) bool { return f.ID == c.ID }) {
+			if f, ok := h.ask(ctx, o, c.ID); ok {
+				all = append(all, f.heard(c))
+			}
+		}
+	}
+	return all, ok
+}
+
+// result is what the journal says of an attempt.
+func result(err error) string {
+	if err != nil {
+		return fmt.Sprintf("failed: %v", err)
+	}
+	return "done"
 }
 
 // ask inspects a container and notes the answer. No answer is an attempt, too: the next one waits.
@@ -333,6 +426,8 @@ func (h *Healer) record(a Action, result string) {
 	})
 	level, message := slog.LevelInfo, "healed"
 	switch {
+	case a.Verb == End && result == "done":
+		message = "ended"
 	case a.Verb == Tell:
 		level, message = slog.LevelWarn, "only a user can heal this"
 	case result != "done":

@@ -23,8 +23,9 @@ type fakeEngine struct {
 	atOnce     int
 	mostAtOnce int
 	inspected  int
-	broken     error // Inspect's answer, if set
-	refuses    error // Start's and Restart's answer, if set
+	broken     error      // Inspect's answer, if set
+	arrives    *Container // is created while the next Stop is on its way
+	refuses    error      // Start's and Restart's answer, if set
 	began      time.Time
 	healer     *Healer
 }
@@ -93,6 +94,41 @@ func (e *fakeEngine) Restart(ctx context.Context, id string, grace *time.Duratio
 		verb += "(" + grace.String() + ")"
 	}
 	return e.start(verb, id, time.Second)
+}
+
+func (e *fakeEngine) Stop(_ context.Context, id string) error {
+	e.mu.Lock()
+	c := e.containers[id]
+	e.calls = append(e.calls, fmt.Sprintf("%s stop %s", time.Since(e.began).Round(time.Second), c.Service))
+	refuses, arrives := e.refuses, e.arrives
+	e.arrives = nil
+	e.mu.Unlock()
+	time.Sleep(time.Second)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if refuses != nil {
+		return refuses
+	}
+	if arrives != nil {
+		e.containers[arrives.ID] = *arrives
+	}
+	c.State = Exited
+	e.containers[id] = c
+	e.reportLocked()
+	return nil
+}
+
+func (e *fakeEngine) Workload(_ context.Context, name string) ([]Container, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []Container
+	for _, c := range e.containers {
+		if c.Workload == name {
+			c.ByItself, c.LeftAt, c.Stopping = false, time.Time{}, false // an inspection does not show it
+			list = append(list, c)
+		}
+	}
+	return list, e.broken
 }
 
 func (e *fakeEngine) start(verb, id string, takes time.Duration) error {
@@ -334,6 +370,63 @@ func TestRecreatedSandbox(t *testing.T) {
 			t.Errorf("journal:\n%s\nwant:\n%s", got, want)
 		}
 		e.expect(t)
+	})
+}
+
+// TestJob has a job end: its proxy goes, and then its sandbox.
+func TestJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := run(t, sandbox(), proxy(), app(policy("no")))
+		time.Sleep(10 * time.Second)
+		e.expect(t)
+		e.change("a44", false, over(0))
+		time.Sleep(time.Hour)
+		e.expect(t, "10s stop web-mesh-proxy", "11s stop web-mesh-sandbox")
+		if got := e.journal(); got != "end web shop-web-mesh-sandbox-1: done" {
+			t.Errorf("journal:\n%s", got)
+		}
+		// docker compose up starts the sandbox, the proxy, and when that is ready the application.
+		e.change(sandboxID, false, state(Running), began0(time.Now()))
+		e.change("b10c5", false, state(Running), began0(time.Now()))
+		time.Sleep(time.Minute)
+		e.change("a44", false, state(Running), began0(time.Now()), func(c *Container) { c.ByItself = false })
+		time.Sleep(time.Minute)
+		e.change("a44", false, over(1))
+		time.Sleep(time.Hour)
+		e.expect(t, "10s stop web-mesh-proxy", "11s stop web-mesh-sandbox", "1h2m10s stop web-mesh-proxy", "1h2m11s stop web-mesh-sandbox")
+	})
+}
+
+// TestAnotherRun begins a `docker compose run` while the proxy of the last one is on its way out.
+func TestAnotherRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		another := app(oneOff, state(Created), func(c *Container) { c.ID = "4u4" })
+		e := run(t, sandbox(), proxy())
+		e.mu.Lock()
+		e.arrives = &another
+		e.mu.Unlock()
+		time.Sleep(time.Minute)
+		e.change(sandboxID, false, func(c *Container) { c.LeftAt = at(60) })
+		time.Sleep(time.Minute)
+		e.expect(t, "1m10s stop web-mesh-proxy", "1m11s start web-mesh-proxy")
+		if got := e.journal(); got != "end web shop-web-mesh-sandbox-1: called off" {
+			t.Errorf("journal:\n%s", got)
+		}
+	})
+}
+
+// TestJobThatCannotBeStopped is tried again, each time later.
+func TestJobThatCannotBeStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := run(t, sandbox(), proxy(), app(policy("no"), over(0)))
+		e.mu.Lock()
+		e.refuses = errors.New("no such process")
+		e.mu.Unlock()
+		time.Sleep(12 * time.Second)
+		e.expect(t, "0s stop web-mesh-proxy", "2s stop web-mesh-proxy", "5s stop web-mesh-proxy", "10s stop web-mesh-proxy")
+		if !strings.HasPrefix(e.journal(), "end web shop-web-mesh-sandbox-1: failed: no such process\n") {
+			t.Errorf("journal:\n%s", e.journal())
+		}
 	})
 }
 

@@ -4,7 +4,8 @@
 // that is started again leaves them in the dead namespace of its former life.
 //
 // It starts a joiner only if its error names the join, and restarts one only if it runs and began before its
-// sandbox: what a user has stopped stays stopped.
+// sandbox: what a user has stopped stays stopped. And it stops the sandbox and the proxy of a job that has ended, so
+// that nothing is left of it, as without a mesh.
 package heal
 
 import (
@@ -40,6 +41,16 @@ type Container struct {
 	Stopping bool
 	// NetworkOf is the id of the container whose network namespace this one joins, "" if it has its own.
 	NetworkOf string
+	// RestartPolicy is "no", "on-failure", "unless-stopped" or "always".
+	RestartPolicy string
+	// ExitCode is that of the last end.
+	ExitCode int
+	// ByItself is true from its end until it begins again, if it was seen to end and nobody had told it to.
+	ByItself bool
+	// Job, of a sandbox, says that the application is waited for to end: it is over however it has ended.
+	Job bool
+	// LeftAt, of a sandbox, is when the last of those joiners ended that are gone by now; zero is never since it began.
+	LeftAt time.Time
 }
 
 // State is a container's state in the engine's words.
@@ -57,10 +68,11 @@ const (
 // Verb is what there is to do about a container.
 type Verb string
 
-// The verbs. Tell is for what only a user can repair.
+// The verbs. End stops the proxy and the sandbox of a job that has ended; Tell is for what only a user can repair.
 const (
 	Start   Verb = "start"
 	Restart Verb = "restart"
+	End     Verb = "end"
 	Tell    Verb = "tell"
 )
 
@@ -81,6 +93,11 @@ const (
 	holdRestart = 2 * time.Second
 	// holdReady is how long an application is kept waiting for its proxy. Without a proxy it reaches nobody.
 	holdReady = 30 * time.Second
+	// holdJob lets a job that was told to end be on its way to begin again: a restart is a stop and a start.
+	holdJob = 2 * time.Second
+	// holdOneOff is time for another `docker compose run`: Compose, which has seen that sandbox and proxy run, is not
+	// to find them gone when it starts the container.
+	holdOneOff = 10 * time.Second
 	// holdTell is longer than Compose takes to replace a workload's containers one after the other.
 	holdTell = 15 * time.Second
 )
@@ -115,6 +132,11 @@ func Plan(containers []Container) []Action {
 			a.Hold = max(a.Hold, waitFor(proxies[c.NetworkOf], sandbox))
 		}
 		actions = append(actions, a)
+	}
+	for i := range containers {
+		if a, ok := ended(&containers[i], containers); ok {
+			actions = append(actions, a)
+		}
 	}
 	slices.SortFunc(actions, func(a, b Action) int {
 		return cmp.Or(strings.Compare(a.Workload, b.Workload), a.rank()-b.rank(), strings.Compare(a.Container.ID, b.Container.ID))
@@ -175,6 +197,54 @@ func waitFor(proxy, sandbox *Container) time.Duration {
 		return holdReady
 	}
 	return 0 // it is ready, or somebody has stopped it
+}
+
+// ended is the end of a sandbox with which nobody shares its network any more, and somebody has.
+func ended(sandbox *Container, all []Container) (Action, bool) {
+	a := Action{Verb: End, Container: *sandbox, Workload: sandbox.Workload}
+	if sandbox.Role != mesh.RoleSandbox || sandbox.State != Running || sandbox.Stopping {
+		return a, false
+	}
+	used := false
+	if sandbox.LeftAt.After(sandbox.StartedAt) {
+		used, a.Hold = true, holdOneOff
+		a.Why = "the last container that shared its network has ended and is gone"
+	}
+	for i := range all {
+		c := &all[i]
+		if c.NetworkOf != sandbox.ID || c.Role == mesh.RoleProxy {
+			continue
+		}
+		if !c.isOver(sandbox) {
+			return a, false
+		}
+		if c.beganBefore(sandbox) {
+			continue // it ended before
+		}
+		used = true
+		switch {
+		case c.OneOff:
+			a.Hold = holdOneOff
+		case !c.ByItself:
+			a.Hold = max(a.Hold, holdJob)
+		}
+		a.Why = fmt.Sprintf("%s has ended with exit code %d, and nobody else shares its network", c.Name, c.ExitCode)
+	}
+	return a, used
+}
+
+// isOver reports whether a joiner will not begin again without somebody who starts its sandbox, too. One that a user
+// has stopped may: `docker start` does not start what it depends on.
+func (c *Container) isOver(sandbox *Container) bool {
+	switch {
+	case c.State != Exited || c.Stopping || c.failedToJoin():
+		return false
+	case c.OneOff, c.beganBefore(sandbox):
+		return true
+	case c.RestartPolicy != "no" && c.RestartPolicy != "on-failure":
+		return false
+	}
+	return c.ByItself || sandbox.Job && c.Workload == sandbox.Workload
 }
 
 // Cut is the ids of running joiners that have no network: their namespace is dead, or its sandbox is gone.

@@ -72,7 +72,23 @@ func failed(err string) change {
 }
 func ticks(n uint64) change { return func(c *Container) { c.Ticks = n } }
 func stopping(c *Container) { c.Stopping = true }
-func oneOff(c *Container)   { c.OneOff = true }
+func policy(p string) change {
+	return func(c *Container) { c.RestartPolicy = p }
+}
+
+// over is by itself.
+func over(code int) change {
+	return func(c *Container) { c.State, c.ExitCode, c.ByItself = Exited, code, true }
+}
+
+// stopped is at somebody's word.
+func stopped(c *Container) { c.State, c.ExitCode, c.ByItself = Exited, 143, false }
+func job(c *Container)     { c.Job = true }
+func left(s int) change    { return func(c *Container) { c.LeftAt = at(s) } }
+func named(id string) change {
+	return func(c *Container) { c.ID, c.Name, c.Service, c.Workload = id, id, id, "" }
+}
+func oneOff(c *Container) { c.OneOff = true }
 
 // TestPlan goes through what can become of a workload. An action is written verb, service, hold.
 func TestPlan(t *testing.T) {
@@ -130,6 +146,34 @@ func TestPlan(t *testing.T) {
 		{"an application with a crash loop of its own", []Container{sandbox(), proxy(), app(state(Restarting))}, ""},
 		{"not started yet", []Container{sandbox(), proxy(), app(state(Created))}, ""},
 		{"docker compose run", []Container{sandbox(began(20)), proxy(began(23)), app(began(25)), app(oneOff, func(c *Container) { c.ID = "4u4" })}, ""},
+
+		// Jobs, and what is over.
+		{"a job has ended", []Container{sandbox(), proxy(), app(policy("no"), over(0))}, "end web-mesh-sandbox 0s"},
+		{"a job has failed", []Container{sandbox(), proxy(), app(policy("no"), over(1))}, "end web-mesh-sandbox 0s"},
+		{"one that is tried again after a failure has ended", []Container{sandbox(), proxy(), app(policy("on-failure"), over(0))}, "end web-mesh-sandbox 0s"},
+		{"it has failed, and the engine tries again", []Container{sandbox(), proxy(), app(policy("on-failure"), over(1), state(Restarting))}, ""},
+		{"the engine restarts it whatever its exit code", []Container{sandbox(), proxy(), app(policy("unless-stopped"), over(0))}, ""},
+		{"a user has stopped it", []Container{sandbox(), proxy(), app(policy("no"), stopped)}, ""},
+		{"a user has stopped one that others wait for", []Container{sandbox(job), proxy(), app(policy("no"), stopped)}, "end web-mesh-sandbox 2s"},
+		{"one that others wait for has ended unseen", []Container{sandbox(job), proxy(), app(policy("no"), state(Exited))}, "end web-mesh-sandbox 2s"},
+		{"one that others wait for still runs", []Container{sandbox(job), proxy(), app(policy("no"))}, ""},
+		{"Compose is about to run it again", []Container{sandbox(job, began(20)), proxy(began(21)), app(policy("no"), over(0))}, ""},
+		{"Compose runs it for the first time", []Container{sandbox(job), proxy(), app(policy("no"), state(Created))}, ""},
+		{"it could not start", []Container{sandbox(), proxy(), app(policy("no"), failed(noProgram))}, ""},
+		{"it is being ended", []Container{sandbox(stopping), proxy(), app(policy("no"), over(0))}, ""},
+		{"all of it has ended", []Container{sandbox(state(Exited)), proxy(state(Exited)), app(policy("no"), over(0))}, ""},
+		{"somebody else shares its network", []Container{sandbox(), proxy(), app(policy("no"), over(0)), app(role(""), named("exporter"))}, ""},
+		{"somebody else is about to", []Container{sandbox(), proxy(), app(policy("no"), over(0)), app(role(""), named("exporter"), state(Created))}, ""},
+		{"so has who shared its network", []Container{sandbox(), proxy(), app(policy("no"), over(0)), app(role(""), named("exporter"), policy("no"), over(0))}, "end web-mesh-sandbox 0s"},
+		{"docker compose run goes on beside it", []Container{sandbox(), proxy(), app(policy("no"), over(0)), app(oneOff, named("run"))}, ""},
+		{"so has docker compose run", []Container{sandbox(), proxy(), app(policy("no"), over(0)), app(oneOff, named("run"), stopped)}, "end web-mesh-sandbox 10s"},
+		{"docker compose run has ended and is gone", []Container{sandbox(left(15)), proxy()}, "end web-mesh-sandbox 10s"},
+		{"in the sandbox's former life", []Container{sandbox(began(20), left(15)), proxy(began(21))}, ""},
+		{"beside an application that runs", []Container{sandbox(left(15)), proxy(), app()}, ""},
+		{"beside one that a user has stopped", []Container{sandbox(left(15)), proxy(), app(policy("no"), stopped)}, ""},
+		{"beside a job of yesterday", []Container{sandbox(left(15)), proxy(), app(policy("no"), began(5), state(Exited))}, "end web-mesh-sandbox 10s"},
+		{"docker compose run prepares", []Container{sandbox(), proxy()}, ""},
+		{"the proxy is gone already", []Container{sandbox(), proxy(state(Exited)), app(policy("no"), over(0))}, "end web-mesh-sandbox 0s"},
 
 		// A sandbox that was re-created alone.
 		{"the sandbox is another one", []Container{sandbox(began(20)), proxy(joins(goneID)), app(joins(goneID))},

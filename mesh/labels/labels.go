@@ -58,6 +58,9 @@ const (
 	Ports = "composure.ports"
 	// SubsetPrefix, followed by a label's name, carries one of mesh.Workload.Labels.
 	SubsetPrefix = "composure.label."
+	// Job is "true" on the sandbox of a service that others wait for to end (condition:
+	// service_completed_successfully): its sandbox and proxy end with it, however it ends.
+	Job = "composure.job"
 	// Content is the digest of an image's content, which tells whether an engine already has it.
 	Content = "composure.content"
 )
