@@ -101,6 +101,14 @@ race: ## fast tests with the race detector
 	@build/tools.sh $(TEST_TOOLS)
 	$(GOTESTSUM) -- -race ./...
 
+# Each run writes test/bench/results.json; one of all cases the table of docs/perf.md, too.
+.PHONY: bench
+bench: ## the proxy beside nginx and haproxy; CASES=a,b runs a few, QUICK=1 shorter ones
+	@which nginx haproxy wrk h2load >/dev/null && test -e /usr/lib/nginx/modules/ngx_stream_module.so || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light libnginx-mod-stream haproxy wrk nghttp2-client; } >/dev/null
+	go run ./test/bench $(if $(QUICK),-quick) $(if $(CASES),-cases $(CASES)) \
+		-results test/bench/results.json $(if $(CASES)$(QUICK),,-doc docs/perf.md)
+
 .PHONY: lint
 lint: ## golangci-lint
 	@build/tools.sh golangci-lint

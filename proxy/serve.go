@@ -41,11 +41,16 @@ func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
 	}
 	t := s.table.Load()
 	target, cluster, ends := t.Session(dst)
+	protocol := t.Protocol(dst)
+	if dst.Addr().IsUnspecified() {
+		// Nobody has said where it was going (docs/standalone.md): its Host must, so there is no server to speak first.
+		protocol = mesh.ProtocolHTTP
+	}
 	s.serve(ctx, &stream{
 		Connection: connection(exchange.Outbound, c, dst),
 		client:     listen.NewConn(c),
 		target:     tcp.Target{Addr: target.Addr, Identity: target.Identity, Cluster: cluster, Ends: ends},
-		protocol:   t.Protocol(dst),
+		protocol:   protocol,
 	})
 }
 

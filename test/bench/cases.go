@@ -1,0 +1,369 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"time"
+
+	"github.com/composure-mesh/composure/mesh/snapshot"
+)
+
+// testCase is one comparison or a few that belong together.
+type testCase struct {
+	name, about string
+	run         func(*bench) ([]row, error)
+}
+
+// cases in the order in which they run.
+var cases = []testCase{
+	{"http", "a plaintext hop, HTTP/1.1, 1 KB answers, keep-alive, 64 connections, beside nginx and haproxy", httpHop},
+	{"mtls", "two hops with mutual TLS 1.3 between, 64 connections, beside a pair of nginx", mtlsPair},
+	{"mtls-new", "the same with a new client connection for every request", mtlsNew},
+	{"handshake", "connections of bytes with 64 to and fro, each with mutual TLS of its own, beside two pairs of nginx", handshakes},
+	{"h2", "a hop of HTTP/2, 8 connections of 16 streams, 1 KB answers, beside nginx grpc_pass", h2Hop},
+	{"grpc-unary", "gRPC calls of 100 bytes, 8 connections of 16 streams, beside nginx grpc_pass", grpcUnary},
+	{"grpc-stream", "gRPC messages of 100 bytes to and fro on 64 streams, beside nginx grpc_pass", grpcStream},
+	{"tcp", "bytes from server to client on 4 connections, beside haproxy mode tcp with splice", tcpStream},
+	{"tcp-connect", "TCP connections with 64 bytes to and fro, beside haproxy mode tcp", tcpConnect},
+	{"download-0", "answers without a body, beside nginx", bodyCase(0, false)},
+	{"download-100", "answers of 100 B, beside nginx", bodyCase(100, false)},
+	{"download-10k", "answers of 10 KB, beside nginx", bodyCase(10_000, false)},
+	{"download-1m", "answers of 1 MB, beside nginx", bodyCase(1_000_000, false)},
+	{"download-100m", "answers of 100 MB, beside nginx", bodyCase(100_000_000, false)},
+	{"upload-100", "requests of 100 B, beside nginx", bodyCase(100, true)},
+	{"upload-10k", "requests of 10 KB, beside nginx", bodyCase(10_000, true)},
+	{"upload-1m", "requests of 1 MB, beside nginx", bodyCase(1_000_000, true)},
+	{"upload-100m", "requests of 100 MB, beside nginx", bodyCase(100_000_000, true)},
+	{"conns-1", "the plaintext hop over 1 connection", connections(1)},
+	{"conns-16", "the plaintext hop over 16 connections", connections(16)},
+	{"conns-1000", "the plaintext hop over 1000 connections", connections(1000)},
+	{"idle", "memory of 10 000 idle client connections, beside nginx and the design's limit", idleConnections},
+	{"services-1000", "the plaintext hop with 1000 services in the table, beside itself with one", manyServices},
+	{"routes-1000", "the plaintext hop with 1000 routes before the one that matches, beside itself with one", manyRoutes},
+	{"access-log", "the plaintext hop with the access log on, beside nginx with its own", accessLog},
+	{"latency", "two hops with mutual TLS at 1000 requests/s, 16 connections, open loop, beside a pair of nginx", latency},
+	{"inject", "inject of a compose project of 500 services, beside the design's limit", injectProject},
+}
+
+// httpSides are a plaintext hop of each.
+func (b *bench) httpSides(o hopOptions, haproxy bool) ([]*side, error) {
+	app, err := b.smallBackend(false)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := b.ourSide(app, o)
+	if err != nil {
+		return nil, err
+	}
+	nginx, err := b.nginxSide(app, o)
+	if err != nil {
+		return nil, err
+	}
+	sides := []*side{ours, nginx}
+	if haproxy {
+		s, err := b.haproxySide(app, false)
+		if err != nil {
+			return nil, err
+		}
+		sides = append(sides, s)
+	}
+	return sides, nil
+}
+
+func httpHop(b *bench) ([]row, error) {
+	sides, err := b.httpSides(hopOptions{}, true)
+	if err != nil {
+		return nil, err
+	}
+	return b.compare(b.wrk(64), sides...)
+}
+
+func connections(n int) func(*bench) ([]row, error) {
+	return func(b *bench) ([]row, error) {
+		sides, err := b.httpSides(hopOptions{}, false)
+		if err != nil {
+			return nil, err
+		}
+		return b.compare(b.wrk(n), sides...)
+	}
+}
+
+func accessLog(b *bench) ([]row, error) {
+	sides, err := b.httpSides(hopOptions{log: true}, false)
+	if err != nil {
+		return nil, err
+	}
+	return b.compare(b.wrk(64), sides...)
+}
+
+func (b *bench) pairs() ([]*side, error) {
+	app, err := b.smallBackend(false)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := b.ourPair(app)
+	if err != nil {
+		return nil, err
+	}
+	nginx, err := b.nginxPair(app)
+	if err != nil {
+		return nil, err
+	}
+	return []*side{ours, nginx}, nil
+}
+
+func mtlsPair(b *bench) ([]row, error) {
+	sides, err := b.pairs()
+	if err != nil {
+		return nil, err
+	}
+	return b.compare(b.wrk(64), sides...)
+}
+
+func mtlsNew(b *bench) ([]row, error) {
+	sides, err := b.pairs()
+	if err != nil {
+		return nil, err
+	}
+	return b.compare(b.wrk(64, "Connection: close"), sides...)
+}
+
+func handshakes(b *bench) ([]row, error) {
+	app, err := b.ownBackend("echo")
+	if err != nil {
+		return nil, err
+	}
+	ours, err := b.ourTCPPair(app)
+	if err != nil {
+		return nil, err
+	}
+	full, err := b.nginxStreamPair(app, false)
+	if err != nil {
+		return nil, err
+	}
+	resumed, err := b.nginxStreamPair(app, true)
+	if err != nil {
+		return nil, err
+	}
+	return b.compare(b.generated("connection", loadParams{Kind: "connect", Connections: 16}), ours, full, resumed)
+}
+
+func h2Hop(b *bench) ([]row, error) {
+	app, err := b.smallBackend(true)
+	if err != nil {
+		return nil, err
+	}
+	return b.grpcHop(app, b.h2load())
+}
+
+func grpcUnary(b *bench) ([]row, error) {
+	app, err := b.ownBackend("grpc")
+	if err != nil {
+		return nil, err
+	}
+	data, err := b.file("message", grpcMessage(100))
+	if err != nil {
+		return nil, err
+	}
+	return b.grpcHop(app, b.h2load("-d", data, "-H", "content-type: application/grpc", "-H", "te: trailers"))
+}
+
+func grpcStream(b *bench) ([]row, error) {
+	app, err := b.ownBackend("grpc")
+	if err != nil {
+		return nil, err
+	}
+	return b.grpcHop(app, b.generated("message", loadParams{Kind: "grpc", Connections: 64}))
+}
+
+// grpcHop compares hops of HTTP/2 to app.
+func (b *bench) grpcHop(app string, l load) ([]row, error) {
+	ours, err := b.ourSide(app, hopOptions{}, speaksHTTP2)
+	if err != nil {
+		return nil, err
+	}
+	nginx, err := b.nginxGRPC(app)
+	if err != nil {
+		return nil, err
+	}
+	return b.compare(l, ours, nginx)
+}
+
+func tcpStream(b *bench) ([]row, error) {
+	return b.tcp("source", b.generated("mb", loadParams{Kind: "stream", Connections: 4}))
+}
+
+func tcpConnect(b *bench) ([]row, error) {
+	return b.tcp("echo", b.generated("connection", loadParams{Kind: "connect", Connections: 16}))
+}
+
+func (b *bench) tcp(backend string, l load) ([]row, error) {
+	app, err := b.ownBackend(backend)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := b.ourTCP(app)
+	if err != nil {
+		return nil, err
+	}
+	haproxy, err := b.haproxySide(app, true)
+	if err != nil {
+		return nil, err
+	}
+	return b.compare(l, ours, haproxy)
+}
+
+func bodyCase(size int64, upload bool) func(*bench) ([]row, error) {
+	return func(b *bench) ([]row, error) {
+		app, err := b.ownBackend("http")
+		if err != nil {
+			return nil, err
+		}
+		o := hopOptions{stream: true}
+		ours, err := b.ourSide(app, o)
+		if err != nil {
+			return nil, err
+		}
+		nginx, err := b.nginxSide(app, o)
+		if err != nil {
+			return nil, err
+		}
+		n := 16
+		if size > 10<<20 {
+			n = 2
+		}
+		return b.compare(b.generated("request", loadParams{Kind: "bodies", Connections: n, Bytes: size, Upload: upload}), ours, nginx)
+	}
+}
+
+// idleConnections opens connections, has one request on each, and looks at what they take while nothing moves.
+func idleConnections(b *bench) ([]row, error) {
+	sides, err := b.httpSides(hopOptions{}, false)
+	if err != nil {
+		return nil, err
+	}
+	// Our proxy takes half as many as it has descriptors, since each connection needs another for its upstream.
+	n := min(10_000, b.files/2-500)
+	turns := make([][]sample, len(sides))
+	for i, s := range sides {
+		before, err := s.rss()
+		if err != nil {
+			return nil, err
+		}
+		conns, err := openIdle(b.ctx, s.addr, n)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		time.Sleep(2 * time.Second) // what was freed may be given back
+		after, err := s.rss()
+		closeAll(conns)
+		if err != nil {
+			return nil, err
+		}
+		turns[i] = []sample{{"rss_mb": after, "kb_per_idle_connection": (after - before) * 1024 / float64(n)}}
+	}
+	ours := turns[0][0]
+	return append(rows(sides, turns), limit("rss_mb_at_10000", ours["rss_mb"]+ours["kb_per_idle_connection"]*float64(10_000-n)/1024, 150)), nil
+}
+
+func manyServices(b *bench) ([]row, error) {
+	return b.beside("one service", func(s *snapshot.Snapshot) {
+		web, host := s.Services[0], s.VirtualHosts[0]
+		for i := range 999 {
+			name := fmt.Sprintf("service-%03d", i)
+			svc, vh := web, host
+			svc.Host, svc.Name = name+".default.svc.cluster.local", name
+			vh.Name, vh.Service, vh.Domains = svc.Host, svc.Host, []string{name, svc.Host}
+			s.Services, s.VirtualHosts = append(s.Services, svc), append(s.VirtualHosts, vh)
+		}
+	})
+}
+
+func manyRoutes(b *bench) ([]row, error) {
+	return b.beside("two routes", func(s *snapshot.Snapshot) {
+		vh := &s.VirtualHosts[0]
+		last := vh.Routes[len(vh.Routes)-1]
+		var routes []snapshot.Route
+		for i := range 1000 {
+			r := last
+			r.Matches = []snapshot.Match{{URI: &snapshot.StringMatch{Prefix: fmt.Sprintf("/api/v1/items-%03d", i)}}}
+			routes = append(routes, r)
+		}
+		routes = append(routes, last)
+		vh.Routes = routes
+	})
+}
+
+// beside compares a plaintext hop of ours with a changed snapshot to one with the plain one.
+func (b *bench) beside(opponent string, change func(*snapshot.Snapshot)) ([]row, error) {
+	app, err := b.smallBackend(false)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := b.ourSide(app, hopOptions{}, change)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := b.ourSide(app, hopOptions{})
+	if err != nil {
+		return nil, err
+	}
+	plain.name = "ours, " + opponent
+	return b.compare(b.wrk(64), changed, plain)
+}
+
+// latency compares what each pair adds to the latency without any proxy.
+func latency(b *bench) ([]row, error) {
+	app, err := b.smallBackend(false)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := b.ourPair(app)
+	if err != nil {
+		return nil, err
+	}
+	nginx, err := b.nginxPair(app)
+	if err != nil {
+		return nil, err
+	}
+	direct := &side{name: "no proxy", addr: app}
+	sides := []*side{ours, nginx, direct}
+	turns, err := b.turns(b.generated("request", loadParams{Kind: "open", Connections: 16, Rate: 1000}), sides)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range turns[:2] {
+		for round, m := range s {
+			for _, q := range []string{"p50_ms", "p90_ms", "p99_ms", "p99.9_ms"} {
+				m["added_"+q] = m[q] - turns[2][round][q]
+			}
+		}
+	}
+	out := rows(sides[:2], turns[:2])
+	var memory, cpu, added []float64
+	for _, m := range turns[0] {
+		memory, cpu, added = append(memory, m["rss_mb"]/2), append(cpu, m["cpu_us_per_request"]/2/1000), append(added, m["added_p99_ms"])
+	}
+	return append(out,
+		limit("rss_mb_of_one_sidecar", median(memory), 20),
+		limit("vcpu_of_one_sidecar", median(cpu), 0.05),
+		limit("added_p99_ms", median(added), 1),
+	), nil
+}
+
+var injectSeconds = regexp.MustCompile(`BenchmarkInject\S*\s.*\s([\d.]+) cpu-s/op`)
+
+// injectProject runs the benchmark of package compose.
+func injectProject(b *bench) ([]row, error) {
+	out, err := exec.CommandContext(b.ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkInject$", "-benchtime", "3x", "./compose").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("go test ./compose, from the repository's root: %w: %s", err, out)
+	}
+	m := injectSeconds.FindSubmatch(out)
+	if m == nil {
+		return nil, errors.New("go test ./compose: no BenchmarkInject in its output")
+	}
+	return []row{limit("cpu_seconds", parse(m[1]), 1)}, nil
+}
