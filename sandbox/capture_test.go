@@ -8,9 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -254,74 +251,6 @@ func abandon(t *testing.T, c *net.TCPConn) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// TestDockerDNS has Docker's rules for its DNS before ours and after ours; TCP to it works either way.
-func TestDockerDNS(t *testing.T) {
-	const port = 41953
-	for _, order := range []string{"before", "after", "both backends", "nftables before", "nftables after"} {
-		t.Run(order, func(t *testing.T) {
-			for _, b := range backends {
-				t.Run(string(b), func(t *testing.T) {
-					ours, _, nf := setUp(t, b)
-					resolver := ours.listen(t, addr("127.0.0.11", port))
-					switch order {
-					case "before":
-						dockerDNS(t, ours, nf.Backend, port)
-						ours.program(t, nf, Options{})
-					case "after":
-						ours.program(t, nf, Options{})
-						dockerDNS(t, ours, nf.Backend, port)
-					case "both backends":
-						other := BackendLegacy
-						if nf.Backend == other {
-							other = BackendNFT
-						}
-						ours.program(t, nf, Options{})
-						ours.backend(t, other)
-						dockerDNS(t, ours, other, port)
-					case "nftables before":
-						dockerDNSNftables(t, ours, port)
-						ours.program(t, nf, Options{})
-					case "nftables after":
-						ours.program(t, nf, Options{})
-						dockerDNSNftables(t, ours, port)
-					}
-					for _, uid := range []int{appUID, proxyUID, 0} {
-						wantPair(t, ours.mustDial(t, uid, uid, addr("127.0.0.11", 53)), accept(t, resolver))
-					}
-				})
-			}
-		})
-	}
-}
-
-// dockerDNS puts in place what the engine does for its DNS, with TCP alone.
-func dockerDNS(t *testing.T, ns *namespace, b Backend, port int) {
-	t.Helper()
-	for _, rule := range []string{
-		"-N DOCKER_OUTPUT",
-		fmt.Sprintf("-A DOCKER_OUTPUT -d 127.0.0.11/32 -p tcp --dport 53 -j DNAT --to-destination 127.0.0.11:%d", port),
-		"-I OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT",
-	} {
-		ns.iptables(t, b, "-t nat "+rule)
-	}
-}
-
-// dockerDNSNftables is the same as an engine with the firewall backend nftables has it: a table of its own.
-func dockerDNSNftables(t *testing.T, ns *namespace, port int) {
-	t.Helper()
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs the program nft (Debian: nftables)")
-	}
-	file := filepath.Join(t.TempDir(), "rules")
-	rules := fmt.Sprintf("table ip docker-dns\ndelete table ip docker-dns\ntable ip docker-dns {\n"+
-		"chain dns-dnat {\ntype nat hook output priority -100; policy accept;\n"+
-		"ip daddr 127.0.0.11 tcp dport 53 dnat to 127.0.0.11:%d\n}\n}\n", port)
-	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ns.exec(t, "nft -f "+file)
 }
 
 // flush empties the tables of one backend, both families.

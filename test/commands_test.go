@@ -358,9 +358,9 @@ func (p *project) watch(t *testing.T, f func()) {
 		cancel()
 		_ = cmd.Wait() // interrupted
 	}()
-	lines, said := bufio.NewScanner(out), ""
+	lines, said := bufio.NewScanner(out), []string{}
 	for lines.Scan() {
-		said += lines.Text() + "\n"
+		said = append(said, lines.Text())
 		if strings.Contains(lines.Text(), "Watch enabled") {
 			go func() { // nobody else reads on, and watch must not wait for that
 				for lines.Scan() {
@@ -370,5 +370,5 @@ func (p *project) watch(t *testing.T, f func()) {
 			return
 		}
 	}
-	t.Fatalf("docker compose watch does not watch: %s", said)
+	t.Fatalf("docker compose watch does not watch: %s", strings.Join(said, "\n"))
 }
