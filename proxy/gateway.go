@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/listen"
@@ -123,6 +125,12 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
 		})
 	}
 	client := listen.NewConn(c)
+	local := listen.AddrPort(c.LocalAddr())
+	switch g.server.table.Load().GatewayProtocol(local.Port()) {
+	case mesh.ProtocolTLS, mesh.ProtocolTCP:
+		g.pass(ctx, &stream{Connection: connection(exchange.Gateway, c, local), client: client})
+		return
+	}
 	err := client.SetReadDeadline(time.Now().Add(g.server.cfg.FirstRequest))
 	if err == nil {
 		err = client.Fill()
@@ -134,7 +142,7 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
 		_ = client.Close() // it has sent nothing
 		return
 	}
-	conn := connection(exchange.Gateway, c, listen.AddrPort(c.LocalAddr()))
+	conn := connection(exchange.Gateway, c, local)
 	// Everything else is HTTP/1, or told by its engine that it should be.
 	kind, _, err := listen.Sniff(client, g.server.timeouts(g.server.cfg.FirstRequest))
 	g.server.connections.decided(client)
@@ -143,4 +151,34 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
 		return
 	}
 	g.server.serveHTTP(ctx, client, conn)
+}
+
+// pass serves a connection to a port that is not HTTP as bytes: TLS goes where its server name says, without being ended
+// here.
+func (g *gateway) pass(ctx context.Context, st *stream) {
+	s := g.server
+	t := s.table.Load()
+	port := st.OriginalDst.Port()
+	isTLS := t.GatewayProtocol(port) == mesh.ProtocolTLS
+	if isTLS {
+		d, err := s.sniff(st, s.cfg.FirstRequest)
+		switch {
+		case err == nil && d.kind == listen.Silent:
+			err = os.ErrDeadlineExceeded
+		case err == nil && d.hello == nil:
+			err = errors.New("it is not TLS")
+		}
+		if err != nil {
+			s.undecided(st, err)
+			return
+		}
+		st.ServerName = d.hello.ServerName
+	}
+	s.connections.decided(st.client)
+	to, ok := t.GatewaySession(st.OriginalDst, isTLS, st.ServerName, rand.Uint64())
+	if !ok {
+		to.Flag, to.Cluster = exchange.FlagNoRoute, "-"
+	}
+	st.target = target(to)
+	s.pass(ctx, st, nil)
 }

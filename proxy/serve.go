@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -40,7 +41,6 @@ func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
 		return
 	}
 	t := s.table.Load()
-	target, cluster, ends := t.Session(dst)
 	protocol := t.Protocol(dst)
 	if dst.Addr().IsUnspecified() {
 		// Nobody has said where it was going (docs/standalone.md): its Host must, so there is no server to speak first.
@@ -49,7 +49,7 @@ func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
 	s.serve(ctx, &stream{
 		Connection: connection(exchange.Outbound, c, dst),
 		client:     listen.NewConn(c),
-		target:     tcp.Target{Addr: target.Addr, Identity: target.Identity, Cluster: cluster, Ends: ends},
+		target:     target(t.Session(dst, false, "", rand.Uint64())),
 		protocol:   protocol,
 	})
 }
@@ -72,6 +72,15 @@ func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
 	}
 	st.target.Ends.Source = t.Peer(st.Remote.Addr(), "")
 	s.serve(ctx, st)
+}
+
+// target is a table's decision as something to dial.
+func target(to table.Session) tcp.Target {
+	out := tcp.Target{Addr: to.Target.Addr, Identity: to.Target.Identity, Cluster: to.Cluster, Ends: to.Ends, Flag: to.Flag}
+	if to.Endpoint != nil {
+		out.Load = to.Endpoint
+	}
+	return out
 }
 
 // mayEnter reports whether an inbound connection goes to our own application: to one of our addresses, and not to
@@ -135,6 +144,11 @@ func (s *Server) serve(ctx context.Context, st *stream) {
 	case found.http(st.protocol):
 		abandon(found.session)
 		s.serveHTTP(ctx, st.client, st.Connection)
+	case found.hello != nil && st.Direction == exchange.Outbound && s.table.Load().RoutesTLS():
+		// Only now it is known where it goes.
+		abandon(found.session)
+		st.target = target(s.table.Load().Session(st.OriginalDst, true, st.ServerName, rand.Uint64()))
+		s.pass(ctx, st, nil)
 	default:
 		s.pass(ctx, st, found.session)
 	}

@@ -27,6 +27,9 @@ type Snapshot struct {
 	// VirtualHosts route a sidecar's outbound HTTP by authority, by Name. Every domain stands in one of them
 	// only. A service without rules has a virtual host with one catch-all route.
 	VirtualHosts []VirtualHost `json:"virtualHosts,omitempty"`
+	// TLSRoutes and TCPRoutes route what leaves a sidecar's application and is not HTTP, in order.
+	TLSRoutes []TLSRoute `json:"tlsRoutes,omitempty"`
+	TCPRoutes []TCPRoute `json:"tcpRoutes,omitempty"`
 	// Gateways are the servers of a gateway proxy, by Port. Empty for a sidecar.
 	Gateways []GatewayServer `json:"gateways,omitempty"`
 }
@@ -162,6 +165,10 @@ type GatewayServer struct {
 	Port         uint16        `json:"port"`
 	Protocol     mesh.Protocol `json:"protocol"`
 	VirtualHosts []VirtualHost `json:"virtualHosts,omitempty"` // by Name
+	// TLSRoutes and TCPRoutes are those of a port that is not HTTP: protocol tls or tcp. What none of them matches is
+	// reset.
+	TLSRoutes []TLSRoute `json:"tlsRoutes,omitempty"`
+	TCPRoutes []TCPRoute `json:"tcpRoutes,omitempty"`
 }
 
 // Seal sets s.Version to the digest of the rest.

@@ -23,7 +23,7 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 			byIP:     map[netip.Addr]*Workload{},
 			byID:     map[string]*Workload{},
 			services: map[string]*Service{},
-			gateways: map[uint16]*domains{},
+			gateways: map[uint16]*gateway{},
 		},
 		old:    old,
 		byName: map[string]*Workload{},
@@ -33,16 +33,24 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 	for i := range s.VirtualHosts {
 		b.virtualHost("virtual host "+s.VirtualHosts[i].Name, &s.VirtualHosts[i], &b.t.hosts, true)
 	}
+	var err error
+	if b.t.streams, err = compileStreams(s.TLSRoutes, s.TCPRoutes); err != nil {
+		b.refuse("%w", err)
+	}
 	for i := range s.Gateways {
 		g := &s.Gateways[i]
-		d := &domains{}
+		d := &gateway{protocol: g.Protocol}
 		if b.t.gateways[g.Port] != nil {
 			b.refuse("gateway port %d: listed twice", g.Port)
 		}
 		b.t.gateways[g.Port] = d
 		for j := range g.VirtualHosts {
 			vh := &g.VirtualHosts[j]
-			b.virtualHost(fmt.Sprintf("gateway port %d: virtual host %s", g.Port, vh.Name), vh, d, false)
+			b.virtualHost(fmt.Sprintf("gateway port %d: virtual host %s", g.Port, vh.Name), vh, &d.domains, false)
+		}
+		var err error
+		if d.streams, err = compileStreams(g.TLSRoutes, g.TCPRoutes); err != nil {
+			b.refuse("gateway port %d: %w", g.Port, err)
 		}
 	}
 	if err := errors.Join(b.errs...); err != nil {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
-	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/route"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -20,7 +19,15 @@ type Table struct {
 	byID     map[string]*Workload // identity, where one workload alone holds it
 	services map[string]*Service
 	hosts    domains
-	gateways map[uint16]*domains
+	streams  streams
+	gateways map[uint16]*gateway
+}
+
+// gateway is one port of a gateway.
+type gateway struct {
+	protocol mesh.Protocol
+	domains
+	streams streams
 }
 
 // Workload is a workload with the services it answers to.
@@ -159,27 +166,6 @@ func (t *Table) Direct(dst netip.Addr) *upstream.Endpoint {
 	return nil
 }
 
-// Session says where the bytes of a TCP connection to dst go: to the very address, with the identity of the workload
-// there, under Istio's name for the cluster.
-func (t *Table) Session(dst netip.AddrPort) (target upstream.Target, cluster string, ends exchange.Ends) {
-	target.Addr = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	cluster = PassthroughCluster
-	if t.self != nil {
-		ends.Source = t.self.Workload
-	}
-	w := t.Workload(dst.Addr())
-	if w == nil {
-		return target, cluster, ends
-	}
-	ends.Destination = w.Workload
-	target = w.endpoints[target.Addr.Addr()].Target(dst.Port())
-	if s := w.Canonical; s != nil {
-		ends.Service = s.Service
-		cluster = s.clusters[""].Name(dst.Port())
-	}
-	return target, cluster, ends
-}
-
 // Protocol is what is declared for the destination's port, else what its number implies, else ProtocolAuto.
 func (t *Table) Protocol(dst netip.AddrPort) mesh.Protocol {
 	if w := t.Workload(dst.Addr()); w != nil {
@@ -188,6 +174,14 @@ func (t *Table) Protocol(dst netip.AddrPort) mesh.Protocol {
 		}
 	}
 	return mesh.WellKnownProtocol(dst.Port())
+}
+
+// GatewayProtocol is what a gateway's port speaks; ProtocolAuto where no Gateway names it.
+func (t *Table) GatewayProtocol(port uint16) mesh.Protocol {
+	if g := t.gateways[port]; g != nil {
+		return g.protocol
+	}
+	return mesh.ProtocolAuto
 }
 
 // PassthroughCluster is Istio's name of what is outside the mesh.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/table"
 )
 
@@ -131,7 +132,7 @@ func TestExcludedPortIsDialledInPlainText(t *testing.T) {
 		if got := tab.Cluster("reviews"+domain, "").Endpoints[0].Target(port); (got.Identity == "") != plain {
 			t.Errorf("requests to port %d want identity %q", port, got.Identity)
 		}
-		if got, _, _ := tab.Session(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), port)); (got.Identity == "") != plain {
+		if got := tab.Session(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), port), false, "", 0).Target; (got.Identity == "") != plain {
 			t.Errorf("connections to port %d want identity %q", port, got.Identity)
 		}
 	}
@@ -139,12 +140,66 @@ func TestExcludedPortIsDialledInPlainText(t *testing.T) {
 
 func TestSession(t *testing.T) {
 	tab := build(t, shop(), nil)
-	target, cluster, ends := tab.Session(netip.MustParseAddrPort("10.0.0.2:6379"))
-	if target.Identity != "spiffe://cluster.local/ns/default/sa/v1" || cluster != "outbound|6379||reviews-v1"+domain || ends.Destination.Name != "reviews-v1" || ends.Source.Name != "me" {
-		t.Errorf("got %+v, %s, %+v", target, cluster, ends)
+	got := tab.Session(netip.MustParseAddrPort("10.0.0.2:6379"), false, "", 0)
+	if got.Target.Identity != "spiffe://cluster.local/ns/default/sa/v1" || got.Cluster != "outbound|6379||reviews-v1"+domain ||
+		got.Ends.Destination.Name != "reviews-v1" || got.Ends.Source.Name != "me" || got.Endpoint == nil {
+		t.Errorf("got %+v", got)
 	}
-	if target, cluster, _ := tab.Session(netip.MustParseAddrPort("9.9.9.9:443")); target.Identity != "" || cluster != table.PassthroughCluster {
-		t.Errorf("got %+v, %s", target, cluster)
+	if got := tab.Session(netip.MustParseAddrPort("9.9.9.9:443"), true, "example.com", 0); got.Target.Identity != "" || got.Cluster != table.PassthroughCluster || got.Endpoint != nil {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func weighted(service string, port uint16, weight uint32) snapshot.Destination {
+	return snapshot.Destination{Service: service + domain, Port: port, Weight: weight}
+}
+
+func TestStreams(t *testing.T) {
+	s := shop()
+	empty := snapshot.Destination{Service: "reviews" + domain, Subset: "v2", Weight: 1}
+	s.TLSRoutes = []snapshot.TLSRoute{
+		{ServerNames: []string{"a.example.com"}, TCPRoute: snapshot.TCPRoute{Port: 443, Destinations: []snapshot.Destination{weighted("reviews", 8443, 1)}}},
+		{ServerNames: []string{"*.example.com"}, TCPRoute: snapshot.TCPRoute{Destinations: []snapshot.Destination{weighted("me", 0, 1)}}},
+		{ServerNames: []string{"empty.test"}, TCPRoute: snapshot.TCPRoute{Destinations: []snapshot.Destination{empty}}},
+		{ServerNames: []string{"*"}, TCPRoute: snapshot.TCPRoute{Port: 9443, Destinations: []snapshot.Destination{weighted("gone", 0, 1)}}},
+	}
+	s.TCPRoutes = []snapshot.TCPRoute{
+		{Service: "reviews" + domain, Port: 6379, Destinations: []snapshot.Destination{weighted("me", 0, 1), weighted("reviews", 7000, 3)}},
+		{Subnets: []string{"192.0.2.0/24", "198.51.100.7"}, Destinations: []snapshot.Destination{weighted("reviews", 1, 1)}},
+	}
+	tab := build(t, s, nil)
+	tests := []struct {
+		name, dst string
+		tls       bool
+		sni       string
+		random    uint64
+		cluster   string
+		flag      exchange.Flag
+	}{
+		{"a server name", "9.9.9.9:443", true, "a.example.com", 0, "outbound|8443||reviews" + domain, ""},
+		{"in any case", "9.9.9.9:443", true, "A.Example.com", 0, "outbound|8443||reviews" + domain, ""},
+		{"at another port", "9.9.9.9:444", true, "a.example.com", 0, "outbound|444||me" + domain, ""},
+		{"a wildcard", "9.9.9.9:443", true, "b.c.example.com", 0, "outbound|443||me" + domain, ""},
+		{"a wildcard is not its own suffix", "9.9.9.9:443", true, "example.com", 0, table.PassthroughCluster, ""},
+		{"what is not TLS has no server name", "9.9.9.9:9443", false, "", 0, table.PassthroughCluster, ""},
+		{"any name, of an unknown service", "9.9.9.9:9443", true, "", 0, "outbound|9443||gone" + domain, exchange.FlagNoCluster},
+		{"without endpoints", "9.9.9.9:443", true, "empty.test", 0, "outbound|443|v2|reviews" + domain, exchange.FlagNoHealthyUpstream},
+		{"a service, by weight", "10.0.0.2:6379", false, "", 0, "outbound|6379||me" + domain, ""},
+		{"a service, by weight, the other", "10.0.0.2:6379", false, "", 3, "outbound|7000||reviews" + domain, ""},
+		{"a service at its unhealthy member", "10.0.0.3:6379", false, "", 3, "outbound|7000||reviews" + domain, ""},
+		{"a service at another port", "10.0.0.2:6380", false, "", 0, "outbound|6380||reviews-v1" + domain, ""},
+		{"another service", "10.0.0.5:6379", false, "", 0, table.PassthroughCluster, ""},
+		{"a subnet", "192.0.2.77:5", false, "", 0, "outbound|1||reviews" + domain, ""},
+		{"an address", "198.51.100.7:5", true, "x", 0, "outbound|1||reviews" + domain, ""},
+		{"beside the address", "198.51.100.8:5", false, "", 0, table.PassthroughCluster, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := tab.Session(netip.MustParseAddrPort(tt.dst), tt.tls, tt.sni, tt.random)
+			if got.Cluster != tt.cluster || got.Flag != tt.flag {
+				t.Errorf("got %s %q, want %s %q", got.Cluster, got.Flag, tt.cluster, tt.flag)
+			}
+		})
 	}
 }
 
@@ -219,6 +274,15 @@ func TestBuildRefuses(t *testing.T) {
 		}, "virtual host reviews: routes[0]: matches[0].uri: regex"},
 		{"domain twice", func(s *snapshot.Snapshot) { s.VirtualHosts[1].Domains[0] = "REVIEWS" }, `domain "reviews" is also in virtual host me`},
 		{"unknown service", func(s *snapshot.Snapshot) { s.VirtualHosts[1].Service = "gone" }, "virtual host me: service gone is not in the snapshot"},
+		{"stream without destination", func(s *snapshot.Snapshot) {
+			s.TCPRoutes = []snapshot.TCPRoute{{Resource: "virtualservice/default/db: tcp[0]", Destinations: []snapshot.Destination{{Service: "x"}}}}
+		}, "tcpRoutes[0] (virtualservice/default/db: tcp[0]): destinations: no one has a weight above 0"},
+		{"stream subnet", func(s *snapshot.Snapshot) {
+			s.TCPRoutes = []snapshot.TCPRoute{{Subnets: []string{"10.0.0.0/33"}, Destinations: []snapshot.Destination{{Service: "x", Weight: 1}}}}
+		}, `subnets[0]: "10.0.0.0/33" is neither`},
+		{"gateway stream without name", func(s *snapshot.Snapshot) {
+			s.Gateways[0].TLSRoutes = []snapshot.TLSRoute{{TCPRoute: snapshot.TCPRoute{Destinations: []snapshot.Destination{{Service: "x", Weight: 1}}}}}
+		}, "gateway port 80: tlsRoutes[0] (): serverNames: it needs one"},
 		{"gateway port twice", func(s *snapshot.Snapshot) { s.Gateways = append(s.Gateways, snapshot.GatewayServer{Port: 80}) }, "gateway port 80: listed twice"},
 	}
 	for _, tt := range tests {

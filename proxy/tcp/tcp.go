@@ -5,6 +5,7 @@ package tcp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +23,16 @@ type Target struct {
 	Identity string
 	Cluster  string
 	Ends     exchange.Ends
+	// Load is told of each connection to the target, for balancing; nil if nobody counts.
+	Load Load
+	// Flag says why there is nothing to dial; empty where there is.
+	Flag exchange.Flag
+}
+
+// Load counts what is under way.
+type Load interface {
+	Begin()
+	Done()
 }
 
 // Config is what a Handler needs.
@@ -62,6 +73,7 @@ type Session struct {
 	client   *listen.Conn
 	upstream *listen.Conn
 	record   exchange.Session
+	load     Load
 	idle     *time.Timer
 }
 
@@ -72,23 +84,55 @@ func (h *Handler) Connect(ctx context.Context, client *listen.Conn, conn *exchan
 	s.record.Upstream = exchange.Upstream{Cluster: to.Cluster, Remote: to.Addr, TLS: to.Identity != ""}
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.ConnectTimeout)
 	defer cancel()
-	up, err := h.cfg.Dial(ctx, to)
+	up, err := h.dial(ctx, to, &s.record)
 	if err != nil {
-		s.record.Flag = exchange.FlagUpstreamConnect
-		s.record.Details = "upstream_connect_failure"
-		s.record.Upstream.Failure = err.Error()
 		s.record.Duration = time.Since(s.record.Start)
 		h.cfg.Recorder.SessionOpened(&s.record)
 		h.cfg.Recorder.SessionClosed(&s.record)
 		return nil, err
+	}
+	if s.load = to.Load; s.load != nil {
+		s.load.Begin()
 	}
 	s.upstream = listen.NewConn(up)
 	s.record.Upstream.Local = listen.AddrPort(up.LocalAddr())
 	return s, nil
 }
 
+// dial opens the connection, or says in the record why not.
+func (h *Handler) dial(ctx context.Context, to Target, record *exchange.Session) (net.Conn, error) {
+	switch to.Flag {
+	case exchange.FlagNone:
+	case exchange.FlagNoRoute:
+		record.Flag, record.Details = to.Flag, "route_not_found"
+		return nil, errors.New("no route takes it")
+	case exchange.FlagNoCluster:
+		record.Flag, record.Details = to.Flag, "cluster_not_found"
+		return nil, fmt.Errorf("%s is not known", to.Cluster)
+	default:
+		record.Flag, record.Details = to.Flag, "no_healthy_upstream"
+		return nil, fmt.Errorf("%s has no endpoint", to.Cluster)
+	}
+	up, err := h.cfg.Dial(ctx, to)
+	if err != nil {
+		record.Flag, record.Details, record.Upstream.Failure = exchange.FlagUpstreamConnect, "upstream_connect_failure", err.Error()
+		return nil, err
+	}
+	return up, nil
+}
+
 // Abandon drops a session that was opened in vain; it leaves no record.
-func (s *Session) Abandon() { listen.Reset(s.upstream) }
+func (s *Session) Abandon() {
+	s.done()
+	listen.Reset(s.upstream)
+}
+
+// done says that the target has one connection less.
+func (s *Session) done() {
+	if s.load != nil {
+		s.load.Done()
+	}
+}
 
 // ServerSpokeFirst waits until a side sends something, and reports whether it was the server alone. What was sent stays
 // buffered. The end of a stream counts as sending. Where both stay silent for limit, the error is
@@ -142,6 +186,7 @@ func (s *Session) Run() {
 	s.record.BytesReceived = s.pipe(s.upstream, s.client)
 	<-done
 	h.remove(s)
+	s.done()
 	s.record.Duration = time.Since(s.record.Start)
 	h.cfg.Recorder.SessionClosed(&s.record)
 	_ = s.client.Close() // both directions have ended

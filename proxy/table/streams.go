@@ -1,0 +1,215 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/upstream"
+)
+
+// Session is where the bytes of a connection go.
+type Session struct {
+	Target  upstream.Target
+	Cluster string
+	Ends    exchange.Ends
+	// Endpoint counts the connections to a workload of the mesh; nil for what is outside.
+	Endpoint *upstream.Endpoint
+	// Flag says why there is no way: FlagNoCluster or FlagNoHealthyUpstream; empty where there is one.
+	Flag exchange.Flag
+}
+
+// streamRoute is a TCPRoute, or a TLSRoute if it has server names.
+type streamRoute struct {
+	*snapshot.TCPRoute
+	names   []string
+	subnets []netip.Prefix
+	total   uint64 // of weights
+}
+
+// streams are routes of bytes.
+type streams struct {
+	routes []streamRoute // those of TLS first
+	tls    bool          // there are such
+}
+
+// compileStreams makes streams of the routes of a snapshot or of a gateway's port.
+func compileStreams(tls []snapshot.TLSRoute, tcp []snapshot.TCPRoute) (streams, error) {
+	out := streams{tls: len(tls) > 0}
+	var errs []error
+	add := func(object string, s *snapshot.TCPRoute, names []string) {
+		r, err := compileStream(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s (%s): %w", object, s.Resource, err))
+		}
+		r.names = names
+		out.routes = append(out.routes, r)
+	}
+	for i := range tls {
+		object := fmt.Sprintf("tlsRoutes[%d]", i)
+		if len(tls[i].ServerNames) == 0 {
+			errs = append(errs, fmt.Errorf("%s (%s): serverNames: it needs one", object, tls[i].Resource))
+		}
+		add(object, &tls[i].TCPRoute, tls[i].ServerNames)
+	}
+	for i := range tcp {
+		add(fmt.Sprintf("tcpRoutes[%d]", i), &tcp[i], nil)
+	}
+	return out, errors.Join(errs...)
+}
+
+func compileStream(s *snapshot.TCPRoute) (streamRoute, error) {
+	r := streamRoute{TCPRoute: s}
+	var errs []error
+	for i, text := range s.Subnets {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			var a netip.Addr
+			if a, err = netip.ParseAddr(text); err == nil {
+				p = netip.PrefixFrom(a, a.BitLen())
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("subnets[%d]: %q is neither an address nor a CIDR", i, text))
+		}
+		r.subnets = append(r.subnets, p)
+	}
+	for i := range s.Destinations {
+		r.total += uint64(s.Destinations[i].Weight)
+	}
+	if r.total == 0 {
+		errs = append(errs, errors.New("destinations: no one has a weight above 0"))
+	}
+	return r, errors.Join(errs...)
+}
+
+// match is the first route for a connection, or nil. The server name is empty for what is not TLS or names none; w is the
+// workload at dst.
+func (s *streams) match(dst netip.AddrPort, w *Workload, t *Table, tls bool, serverName string) *streamRoute {
+	for i := range s.routes {
+		r := &s.routes[i]
+		switch {
+		case r.Port != 0 && r.Port != dst.Port():
+		case r.names != nil && (!tls || !r.named(serverName)):
+		case r.Service != "" && !t.answers(w, r.Service):
+		case len(r.subnets) > 0 && !r.holds(dst.Addr().Unmap()):
+		default:
+			return r
+		}
+	}
+	return nil
+}
+
+func (r *streamRoute) named(serverName string) bool {
+	serverName = strings.ToLower(serverName)
+	for _, n := range r.names {
+		if suffix, wild := strings.CutPrefix(n, "*"); n == serverName || wild && len(serverName) >= len(suffix) && strings.HasSuffix(serverName, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *streamRoute) holds(ip netip.Addr) bool {
+	for _, p := range r.subnets {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// answers reports whether a workload is one of a service.
+func (t *Table) answers(w *Workload, service string) bool {
+	s := t.services[service]
+	return w != nil && s != nil && s.members[w.Name]
+}
+
+// pick chooses a destination by weight. random is uniform in [0, 2^64).
+func (r *streamRoute) pick(random uint64) *snapshot.Destination {
+	n := random % r.total
+	for i := range r.Destinations {
+		w := uint64(r.Destinations[i].Weight)
+		if n < w {
+			return &r.Destinations[i]
+		}
+		n -= w
+	}
+	return &r.Destinations[len(r.Destinations)-1]
+}
+
+// RoutesTLS reports whether the server name of a TLS connection that leaves the application matters.
+func (t *Table) RoutesTLS() bool { return t.streams.tls }
+
+// Session says where the bytes of an outbound connection to dst go: where a route says, else to the very address with the
+// identity of the workload there, under Istio's name for the cluster. tls says that it is TLS, which names serverName.
+// random chooses among weighted destinations.
+func (t *Table) Session(dst netip.AddrPort, tls bool, serverName string, random uint64) Session {
+	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	w := t.Workload(dst.Addr())
+	if r := t.streams.match(dst, w, t, tls, serverName); r != nil {
+		return t.follow(r, dst.Port(), random)
+	}
+	out := Session{Target: upstream.Target{Addr: dst}, Cluster: PassthroughCluster}
+	out.Ends.Source = t.source()
+	if w == nil {
+		return out
+	}
+	out.Ends.Destination = w.Workload
+	out.Endpoint = w.endpoints[dst.Addr()]
+	out.Target = out.Endpoint.Target(dst.Port())
+	if s := w.Canonical; s != nil {
+		out.Ends.Service = s.Service
+		out.Cluster = s.clusters[""].Name(dst.Port())
+	}
+	return out
+}
+
+// GatewaySession says where the bytes of a connection to a gateway's port go; false where no route takes it.
+func (t *Table) GatewaySession(dst netip.AddrPort, tls bool, serverName string, random uint64) (Session, bool) {
+	g := t.gateways[dst.Port()]
+	if g == nil {
+		return Session{}, false
+	}
+	r := g.streams.match(dst, nil, t, tls, serverName)
+	if r == nil {
+		return Session{}, false
+	}
+	return t.follow(r, dst.Port(), random), true
+}
+
+func (t *Table) follow(r *streamRoute, port uint16, random uint64) Session {
+	to := r.pick(random)
+	if to.Port != 0 {
+		port = to.Port
+	}
+	out := Session{Cluster: upstream.ClusterName("outbound", port, to.Subset, to.Service)}
+	out.Ends.Source = t.source()
+	if s := t.services[to.Service]; s != nil {
+		out.Ends.Service = s.Service
+	}
+	c := t.Cluster(to.Service, to.Subset)
+	if c == nil {
+		out.Flag = exchange.FlagNoCluster
+		return out
+	}
+	out.Cluster = c.Name(port)
+	e := c.Pick(nil)
+	if e == nil {
+		out.Flag = exchange.FlagNoHealthyUpstream
+		return out
+	}
+	out.Ends.Destination = e.Workload
+	out.Endpoint, out.Target = e, e.Target(port)
+	return out
+}
+
+func (t *Table) source() *snapshot.Workload {
+	if t.self == nil {
+		return nil
+	}
+	return t.self.Workload
+}
