@@ -41,7 +41,7 @@ func newRoot(env *Env) *cobra.Command {
 		newCompose(env), newImages(env),
 		newApply(env), newGet(env), newDelete(env),
 		newProxyStatus(env), newProxyConfig(env), newCerts(env), newMetrics(env),
-		newEvents(env), newDoctor(env), newPolicy(env),
+		newEvents(env), newDoctor(env), newPolicy(env), newJWT(env),
 		newProxy(env), newVersion(env),
 	)
 	return root
