@@ -48,6 +48,11 @@ func (d *detected) http(p mesh.Protocol) bool {
 	}
 }
 
+// http2 reports whether it is served as HTTP/2. That has a way of its own to refuse what is none.
+func (d *detected) http2(p mesh.Protocol) bool {
+	return d.http(p) && (d.kind == listen.HTTP2 || d.kind == listen.TCP && p != mesh.ProtocolHTTP)
+}
+
 // isHTTP reports whether the declared protocol is HTTP of some version. Which one, the client chooses: it is passed on, or
 // translated.
 func isHTTP(p mesh.Protocol) bool {

@@ -138,7 +138,7 @@ func (s *Server) serve(ctx context.Context, st *stream) {
 	case s.isMesh(st, found.hello):
 		abandon(found.session)
 		s.terminate(ctx, st)
-	case found.kind == listen.HTTP2 && found.http(st.protocol):
+	case found.http2(st.protocol):
 		abandon(found.session)
 		s.serveHTTP2(ctx, st.client, st.Connection)
 	case found.http(st.protocol):
