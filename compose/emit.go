@@ -42,6 +42,8 @@ type emitter struct {
 	copied  map[fieldOf]bool
 	changes []Change
 	added   map[string]bool // services that inject adds
+	// installed are labels of planes that belong to no project.
+	installed [][2]string
 }
 
 // output is the whole override file for a directory.
@@ -73,21 +75,23 @@ func (e *emitter) output(dir string) ([]byte, error) {
 		}
 	}
 	if len(e.cfg.Ingress) > 0 {
-		if err := insert(Gateway, e.gateway()); err != nil {
+		if err := insert(Gateway, e.gateway(e.networksInMesh())); err != nil {
 			return nil, err
 		}
 	}
-	for _, p := range planes {
-		if err := insert(p.service(), e.plane(p)); err != nil {
-			return nil, err
+	if e.cfg.External == "" {
+		for _, p := range planes {
+			if err := insert(p.service(), e.plane(p)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	volumes := &yaml.Node{Kind: yaml.MappingNode}
-	for _, v := range []string{runVolume, pilotVolume, citadelVolume} {
+	volumes := e.volumes()
+	for i := 0; i < len(volumes.Content); i += 2 {
+		v := volumes.Content[i].Value
 		if _, taken := e.src.project.Volumes[v]; taken {
 			return nil, fmt.Errorf("%s: volumes.%s: inject adds a volume of this name itself: rename yours", e.src.locate([]string{"volumes", v}), v)
 		}
-		volumes.Content = append(volumes.Content, keyNode(v), &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle})
 	}
 	return e.src.render(dir, e.cfg, encode(mapping("services", services, "volumes", volumes))), nil
 }
@@ -148,7 +152,7 @@ func (e *emitter) app(w *Workload) *yaml.Node {
 	depends.Content = append(depends.Content, e.completed(w.Service).Content...)
 	add(n, "depends_on", depends)
 	e.change(w.Name, "depends_on", nil, line(depends), "it starts when it is protected and its proxy is ready")
-	own := member(mesh.RoleApp, w.Name)
+	own := e.member(mesh.RoleApp, w)
 	add(n, "labels", own)
 	e.change(w.Name, "labels", nil, line(own), "the keeper knows it by them")
 	return n
@@ -185,18 +189,18 @@ func (e *emitter) completed(service string) *yaml.Node {
 const projectName = "${COMPOSE_PROJECT_NAME}"
 
 // member are the labels that say what a container is in the mesh; a plane has no workload.
-func member(role mesh.Role, workload string) *yaml.Node {
-	n := mapping(labels.Mesh, projectName, labels.Role, string(role))
-	if workload != "" {
-		add(n, labels.Workload, workload)
+func (e *emitter) member(role mesh.Role, w *Workload) *yaml.Node {
+	n := mapping(labels.Mesh, e.meshName(), labels.Role, string(role))
+	if w != nil {
+		add(n, labels.Workload, e.workloadName(w))
 	}
 	return n
 }
 
 // holder are the labels of a proxy, which holds the workload's certificate, and of its sandbox.
-func holder(role mesh.Role, w *Workload) *yaml.Node {
-	n := member(role, w.Name)
-	add(n, labels.Namespace, w.Namespace)
+func (e *emitter) holder(role mesh.Role, w *Workload) *yaml.Node {
+	n := e.member(role, w)
+	add(n, labels.Namespace, e.namespace(w))
 	add(n, labels.ServiceAccount, w.ServiceAccount)
 	add(n, noUpdates, "false")
 	return n
@@ -310,7 +314,7 @@ func (e *emitter) sandbox(w *Workload) *yaml.Node {
 		}
 	}
 	add(n, "environment", environment)
-	own := holder(mesh.RoleSandbox, w)
+	own := e.holder(mesh.RoleSandbox, w)
 	if e.plan.jobs[w.Service] {
 		add(own, labels.Job, "true")
 	}

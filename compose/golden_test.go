@@ -155,6 +155,9 @@ func TestGolden(t *testing.T) {
 				cfg.Ingress = []PortMap{{Host: "30080", Gateway: 80}, {Host: "127.0.0.1:30443", Gateway: 443}}
 				cfg.LogLevel, cfg.AccessLog, cfg.TrustDomain, cfg.CertLifetime = "debug", "json", "example.org", 5*time.Minute
 			}
+			if filepath.Base(dir) == "shared-mesh" {
+				cfg.External, cfg.Ingress = "prod", []PortMap{{Host: "30080", Gateway: 80}}
+			}
 			check(t, in, filepath.Join(dir, "out.yaml"), cfg)
 		})
 	}

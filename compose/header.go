@@ -91,6 +91,12 @@ func (c Config) flags() []string {
 	if c.CertLifetime > 0 {
 		put("cert-lifetime", c.CertLifetime.String())
 	}
+	if c.External != "" {
+		put("control-plane", "external")
+	}
+	if c.External != DefaultMesh {
+		put("mesh", c.External)
+	}
 	if c.Full {
 		put("full", "true")
 	}

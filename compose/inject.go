@@ -28,6 +28,8 @@ type Config struct {
 	// LogLevel, AccessLog, TrustDomain and CertLifetime are handed to the components; zero is their default.
 	LogLevel, AccessLog, TrustDomain string
 	CertLifetime                     time.Duration
+	// External is the name of an installed mesh, whose control plane the project uses; empty gives it planes of its own.
+	External string
 	// Out is the output file, "-" for none; empty chooses one (Result.Path).
 	Out string
 	// Full writes one flattened file instead of an override.
@@ -79,6 +81,9 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 			reasons[i] = w.String()
 		}
 		return nil, fmt.Errorf("%w: %s", ErrNothing, strings.Join(reasons, "; "))
+	}
+	if err := s.checkExternal(cfg); err != nil {
+		return nil, err
 	}
 	res := &Result{Warnings: plan.Warnings}
 	if err := s.choose(res, cfg); err != nil {

@@ -28,6 +28,11 @@ func (e *emitter) networks(w *Workload) *yaml.Node {
 		}
 		aliases = append(aliases, w.given...) // the user's own aliases belong to one network each
 		aliases = append(aliases, e.containerName(w))
+		if e.cfg.External != "" {
+			for _, name := range w.Services { // the same name in another project's namespace has another address
+				aliases = append(aliases, name+"."+e.namespace(w))
+			}
+		}
 		if own, ok := settings["aliases"].([]any); ok {
 			for _, a := range own {
 				aliases = append(aliases, fmt.Sprint(a))

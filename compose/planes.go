@@ -88,15 +88,18 @@ func (e *emitter) plane(p plane) *yaml.Node {
 		add(settings, "COMPOSURE_CERT_LIFETIME", e.cfg.CertLifetime.String())
 	}
 	add(n, "environment", settings)
-	identity := member(p.role, "")
+	identity := e.member(p.role, nil)
 	add(identity, noUpdates, "false")
+	for _, label := range e.installed {
+		add(identity, label[0], label[1])
+	}
 	add(n, "labels", identity)
 	return n
 }
 
 // settings is the environment that all components share.
 func (e *emitter) settings(logLevel string) *yaml.Node {
-	n := mapping("COMPOSURE_MESH", projectName)
+	n := mapping("COMPOSURE_MESH", e.meshName())
 	if logLevel != "" {
 		add(n, "COMPOSURE_LOG_LEVEL", logLevel)
 	}
@@ -115,9 +118,9 @@ func (e *emitter) proxy(w *Workload) *yaml.Node {
 		add(n, "mem_limit", w.ProxyMemory)
 	}
 	depends := mapping(w.Sandbox(), started(true))
-	depends.Content = append(depends.Content, onPlanes().Content...)
+	depends.Content = append(depends.Content, e.onPlanes().Content...)
 	add(n, "depends_on", depends)
-	add(n, "labels", holder(mesh.RoleProxy, w))
+	add(n, "labels", e.holder(mesh.RoleProxy, w))
 	return n
 }
 
@@ -145,8 +148,12 @@ func (e *emitter) dataPlane(logLevel string, gatewayPorts []string) *yaml.Node {
 	return n
 }
 
-func onPlanes() *yaml.Node {
+// onPlanes are the dependencies on the planes; Compose knows nothing of those of another project.
+func (e *emitter) onPlanes() *yaml.Node {
 	n := mapping()
+	if e.cfg.External != "" {
+		return n
+	}
 	for _, p := range planes {
 		add(n, p.service(), started(false))
 	}
@@ -170,8 +177,8 @@ func (e *emitter) onlyInternal() bool {
 	return !slices.ContainsFunc(e.networksInMesh(), func(name string) bool { return !e.src.project.Networks[name].Internal })
 }
 
-// gateway is the ingress gateway: a proxy in a container of its own, on every network with workloads.
-func (e *emitter) gateway() *yaml.Node {
+// gateway is the ingress gateway: a proxy in a container of its own, on the given networks.
+func (e *emitter) gateway(networks []string) *yaml.Node {
 	var published, ports []string
 	var known []mesh.Port
 	for _, p := range e.cfg.Ingress {
@@ -184,15 +191,15 @@ func (e *emitter) gateway() *yaml.Node {
 	}
 	n := e.dataPlane(e.cfg.LogLevel, unique(ports))
 	add(n, "restart", "unless-stopped")
-	add(n, "networks", e.networksInMesh())
+	add(n, "networks", networks)
 	add(n, "ports", published)
 	// Ports below 1024 need no privilege then; engines from version 20.10 set it by themselves.
 	add(n, "sysctls", mapping("net.ipv4.ip_unprivileged_port_start", "0"))
-	add(n, "depends_on", onPlanes())
+	add(n, "depends_on", e.onPlanes())
 	w := &Workload{
-		Service: Gateway, Name: Gateway, Replica: 1, Services: []string{Gateway}, Namespace: mesh.DefaultNamespace, ServiceAccount: Gateway,
+		Service: Gateway, Name: Gateway, Replica: 1, Services: []string{Gateway}, ServiceAccount: Gateway,
 		Labels: map[string]string{"app": Gateway, "istio": "ingressgateway"}, Ports: known,
 	}
-	add(n, "labels", facts(holder(mesh.RoleGateway, w), w))
+	add(n, "labels", facts(e.holder(mesh.RoleGateway, w), w))
 	return n
 }

@@ -165,6 +165,9 @@ func (e *emitter) meant(svc types.ServiceConfig, w *Workload) types.ServiceConfi
 	}
 	svc = e.meantReplica(svc, w)
 	own := types.Labels{labels.Mesh: e.src.Name, labels.Workload: w.Name, labels.Role: string(mesh.RoleApp)}
+	if e.cfg.External != "" {
+		own[labels.Mesh], own[labels.Workload] = e.cfg.External, w.Name+"."+e.src.Name
+	}
 	maps.Copy(own, svc.Labels)
 	svc.Labels = own
 	svc.Ports, svc.Expose, svc.Networks, svc.MacAddress = nil, nil, nil, ""

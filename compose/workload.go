@@ -24,7 +24,7 @@ type Workload struct {
 	Services       []string          // names that clients dial, canonical one first
 	Labels         map[string]string // subset labels
 	Ports          []mesh.Port       // by Number
-	Namespace      string
+	Namespace      string            // as its label says, else empty
 	ServiceAccount string
 	// Exclusions from capture, as the labels say.
 	ExcludeInboundPorts, ExcludeOutboundPorts, ExcludeOutboundCIDRs string
@@ -52,7 +52,7 @@ func (s *Source) newWorkload(svc types.ServiceConfig) (Workload, error) {
 		Service:              svc.Name,
 		Name:                 svc.Name,
 		Replica:              1,
-		Namespace:            or(svc.Labels[labels.Namespace], mesh.DefaultNamespace),
+		Namespace:            svc.Labels[labels.Namespace],
 		ServiceAccount:       or(svc.Labels[labels.ServiceAccount], svc.Name),
 		ExcludeInboundPorts:  svc.Labels[labels.ExcludeInboundPorts],
 		ExcludeOutboundPorts: svc.Labels[labels.ExcludeOutboundPorts],

@@ -204,7 +204,7 @@ func addSubsetLabels(w *mesh.Workload, c *Container) {
 	}
 }
 
-// neighbour is a container of the mesh's compose project that is not in the mesh.
+// neighbour is a container of a compose project with a part in the mesh that is not in the mesh itself.
 func (b *builder) neighbour(c *Container) mesh.Workload {
 	service := cmp.Or(c.Labels[labelService], c.Name)
 	w := mesh.Workload{
@@ -214,6 +214,10 @@ func (b *builder) neighbour(c *Container) mesh.Workload {
 	}
 	if n := c.Labels[labelNumber]; n != "" && n != "1" {
 		w.Name = service + "-" + n
+	}
+	if p := c.Labels[labelProject]; p != b.scope.Mesh { // one of several that share the mesh: named as inject names workloads
+		w.Name += "." + p
+		w.Namespace = cmp.Or(c.Labels[labels.Namespace], p)
 	}
 	var aliases []string
 	for _, ep := range c.Endpoints {

@@ -165,3 +165,37 @@ func TestBuildIsDeterministic(t *testing.T) {
 		}
 	}
 }
+
+// Two projects that share a mesh may have services and neighbours of the same name.
+func TestBuildSharedMesh(t *testing.T) {
+	scope := Scope{Mesh: "composure", TrustDomain: "cluster.local"}
+	var containers []Container
+	for i, project := range []string{"shop", "blog"} {
+		boxes := workloadBoxes("web."+project, "172.20.0."+string(rune('3'+i)))
+		for _, c := range boxes {
+			c.Labels[labels.Mesh], c.Labels[labelProject] = scope.Mesh, project
+			c.Labels[labels.Namespace], c.Labels[labels.ServiceAccount], c.Labels[labels.Services] = project, "web", "web"
+			c.ID = id(project + c.Name)
+			containers = append(containers, c)
+		}
+		db := box("db", "", "")
+		db.ID, db.Labels = id(project+"db"), map[string]string{labelProject: project, labelService: "db"}
+		containers = append(containers, db)
+	}
+	other := box("web-mesh-proxy", mesh.RoleProxy, "web", map[string]string{labels.Mesh: "prod"})
+	facts, problems := Build(scope, append(containers, other), []mesh.Network{testNetwork})
+	if len(problems) != 0 {
+		t.Errorf("problems: %q", problems)
+	}
+	var got []string
+	for _, w := range facts.Workloads {
+		got = append(got, w.Name+" "+w.Namespace+" "+w.Services[0]+" "+w.Identity)
+	}
+	want := []string{
+		"db.blog blog db ", "db.shop shop db ",
+		"web.blog blog web spiffe://cluster.local/ns/blog/sa/web", "web.shop shop web spiffe://cluster.local/ns/shop/sa/web",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("workloads (-want +got):\n%s", diff)
+	}
+}

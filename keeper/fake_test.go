@@ -22,6 +22,7 @@ type fakeEngine struct {
 	containers map[string]Container
 	networks   map[string]mesh.Network
 	broken     error    // every question's answer, if set
+	unreadable string   // id of a container whose inspection fails
 	begun      []string // "start web"
 	inspected  int
 	listed     int
@@ -96,6 +97,9 @@ func (e *fakeEngine) Inspect(_ context.Context, id string) (Container, error) {
 	e.inspected++
 	if e.broken != nil {
 		return Container{}, e.broken
+	}
+	if id == e.unreadable {
+		return Container{}, errEngine
 	}
 	c, ok := e.containers[id]
 	if !ok {

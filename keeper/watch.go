@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -27,6 +28,8 @@ const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 2 * time.Second
 	parallel   = 4 // questions at a time
+	// inspectTimeout is for one container: the engine holds a lock on it while it starts or stops it.
+	inspectTimeout = 3 * time.Second
 )
 
 // watcher keeps the facts current: it lists when the engine reports an event and asks again about the containers
@@ -56,6 +59,8 @@ type watcher struct {
 	told     map[string]bool // containers that were told to end since they began
 	ends     map[string]end  // of containers that have not begun again since, and of some that are gone
 	problems string
+	// unreadable are the containers that could not be inspected at the last look, and why.
+	unreadable map[string]error
 }
 
 type tracked struct {
@@ -180,13 +185,18 @@ func (w *watcher) loop(ctx context.Context) error {
 	return nil
 }
 
-// rest waits for an event and those that come with it, or until it is time to list again.
+// rest waits for an event and those that come with it, or until it is time to list again, which comes sooner where a
+// container could not be inspected.
 func (w *watcher) rest(ctx context.Context) {
+	period := listPeriod
+	if len(w.unreadable) > 0 {
+		period = lastRetry
+	}
 	select {
 	case <-ctx.Done():
 	case <-w.wake:
 		sleep(ctx, debounce)
-	case <-time.After(listPeriod):
+	case <-time.After(period):
 	}
 }
 
@@ -288,11 +298,17 @@ func (w *watcher) list(ctx context.Context) (map[string]Listed, map[string]bool,
 	return all, projects, nil
 }
 
-// inspect asks about the containers that may have changed and takes over the others.
+// inspect asks about the containers that may have changed and takes over the others. One that can't be inspected,
+// while others can, stays as it was known and is asked about again: a container that the engine has lost its own state
+// of must not hide what becomes of all others.
 func (w *watcher) inspect(ctx context.Context, listed map[string]Listed, ch changes) (map[string]tracked, error) {
-	var mu sync.Mutex
+	var (
+		mu       sync.Mutex
+		answered int
+		failed   = map[string]error{}
+	)
 	known := make(map[string]tracked, len(listed))
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	group.SetLimit(parallel)
 	for id, l := range listed {
 		if old, ok := w.known[id]; ok && old.print == l.Print && !ch.all && len(ch.events[id]) == 0 {
@@ -302,20 +318,46 @@ func (w *watcher) inspect(ctx context.Context, listed map[string]Listed, ch chan
 			continue
 		}
 		group.Go(func() error {
-			c, err := w.engine.Inspect(ctx, id)
-			if errors.Is(err, ErrNotFound) {
-				return nil // gone since it was listed
-			}
-			if err != nil {
-				return err
-			}
+			asked, cancel := context.WithTimeout(ctx, inspectTimeout)
+			defer cancel()
+			c, err := w.engine.Inspect(asked, id)
 			mu.Lock()
-			known[id] = tracked{l.Print, c, ticks(procRoot, c.PID)}
-			mu.Unlock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, ErrNotFound): // gone since it was listed
+				answered++
+			case err != nil:
+				failed[id] = err
+			default:
+				answered++
+				known[id] = tracked{l.Print, c, ticks(procRoot, c.PID)}
+			}
 			return nil
 		})
 	}
-	return known, group.Wait()
+	if err := errors.Join(group.Wait(), ctx.Err()); err != nil {
+		return nil, err
+	}
+	return known, w.unread(listed, known, failed, answered)
+}
+
+// unread keeps what is known of the containers that can't be inspected. It is an error if none can.
+func (w *watcher) unread(listed map[string]Listed, known map[string]tracked, failed map[string]error, answered int) error {
+	if len(failed) > 0 && answered == 0 {
+		first := slices.Min(slices.Collect(maps.Keys(failed)))
+		return fmt.Errorf("inspect container %.12s: %w", first, failed[first])
+	}
+	for id, err := range failed {
+		if old, ok := w.known[id]; ok {
+			old.print = "" // asked again at the next look
+			known[id] = old
+		}
+		if w.unreadable[id] == nil {
+			w.log.Warn("a container can't be inspected; it stays as it was known", "container", listed[id].Labels[labelService], "id", id[:min(12, len(id))], "error", err)
+		}
+	}
+	w.unreadable = failed
+	return nil
 }
 
 func (w *watcher) inspectNetworks(ctx context.Context, known map[string]tracked, all bool) (map[string]mesh.Network, error) {

@@ -295,7 +295,7 @@ func TestWatchSeesTheProjectsOfTheMesh(t *testing.T) {
 		for _, wl := range f.Workloads {
 			names = append(names, wl.Name)
 		}
-		if len(names) != 4 || names[0] != "cart" || names[1] != "cart-project-db" || names[2] != "shop-db" || names[3] != "web" {
+		if len(names) != 4 || names[0] != "cart" || names[1] != "cart-project-db.cart-project" || names[2] != "shop-db" || names[3] != "web" {
 			t.Errorf("workloads: %v", names)
 		}
 	})
@@ -334,6 +334,35 @@ func TestWatchAsksAgainAfterACut(t *testing.T) {
 		}
 		if len(w.engine.streams) != 1 {
 			t.Errorf("%d new streams, want 1", len(w.engine.streams))
+		}
+	})
+}
+
+func TestWatchGoesOnBesideAnUnreadableContainer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, append(workloadBoxes("web", "172.20.0.3"), workloadBoxes("api", "172.20.0.4")...)...)
+		_, stream := w.settle()
+		w.engine.mu.Lock()
+		w.engine.unreadable = id("web")
+		w.engine.mu.Unlock()
+		for _, name := range []string{"web", "api"} {
+			c := w.engine.containers[id(name)]
+			c.Running = false
+			w.engine.put(c)
+			stream.send(Event{Container: c.ID})
+		}
+		f := w.after(time.Second)
+		if len(f.Workloads) != 2 || f.Workloads[0].Running || !f.Workloads[1].Running {
+			t.Fatalf("want api stopped and web as it was known: %+v", f.Workloads)
+		}
+		if err := w.health(); err != nil {
+			t.Errorf("health: %v", err)
+		}
+		w.engine.mu.Lock()
+		w.engine.unreadable = ""
+		w.engine.mu.Unlock()
+		if f = w.after(2 * lastRetry); f.Workloads[1].Running {
+			t.Errorf("readable again, without an event: %+v", f.Workloads)
 		}
 	})
 }

@@ -61,6 +61,9 @@ const (
 	// Job is "true" on the sandbox of a service that others wait for to end (condition:
 	// service_completed_successfully): its sandbox and proxy end with it, however it ends.
 	Job = "composure.job"
+	// Shared marks the planes of a mesh that belongs to no one project. Its value is the flags of `meshctl install`
+	// that they were made with, a JSON array.
+	Shared = "composure.shared"
 	// Content is the digest of an image's content, which tells whether an engine already has it.
 	Content = "composure.content"
 )

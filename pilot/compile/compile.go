@@ -26,7 +26,9 @@ func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) 
 	c := &compiler{Index: x, proxy: proxy, catalog: newCatalog(proxy.Namespace, workloads)}
 	s := &snapshot.Snapshot{TrustDomain: x.trustDomain, Proxy: workloadOf(proxy, proxy)}
 	for _, w := range workloads {
-		s.Workloads = append(s.Workloads, workloadOf(w, proxy))
+		out := workloadOf(w, proxy)
+		out.Services = c.namesakes(out.Services, w)
+		s.Workloads = append(s.Workloads, out)
 	}
 	s.Services = c.services()
 	c.compiled = s.Services
@@ -79,6 +81,21 @@ func workloadOf(w, viewer *mesh.Workload) snapshot.Workload {
 	out.Services = slices.Compact(out.Services)
 	out.Ports, out.PlainPorts = portsOf([]*mesh.Workload{w}), w.PlainPorts
 	return out
+}
+
+// namesakes adds to hosts, those of w, the services of the proxy's own namespace that have a name of w's. On a network that
+// two projects share, Docker's DNS gives the addresses of both for a short name; it means the proxy's own all the same.
+func (c *compiler) namesakes(hosts []string, w *mesh.Workload) []string {
+	if w.Namespace == c.proxy.Namespace {
+		return hosts
+	}
+	for _, name := range w.Services {
+		if own := fqdn(name, c.proxy.Namespace); c.catalog.services[own] != nil {
+			hosts = append(hosts, own)
+		}
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
 }
 
 // addressesOf are w's addresses, those in a network of viewer's first, in the order of viewer's networks: the first
