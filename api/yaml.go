@@ -2,10 +2,12 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -16,6 +18,8 @@ type Document struct {
 	// File and Line are where the object starts.
 	File string
 	Line int
+	// NoNamespace says that the object names none: it has got the default one.
+	NoNamespace bool
 }
 
 // DecodeYAML decodes every object of a file of YAML documents, or of JSON, which is YAML. A List is its items; empty
@@ -106,20 +110,22 @@ func notJSON(err error) error {
 }
 
 func (d *yamlDecoder) object(root *yaml.Node, content map[string]any) {
-	o, err := Decode(d.kinds, content)
-	if err == nil {
-		d.docs = append(d.docs, Document{Object: o, File: d.file, Line: root.Line})
-		return
-	}
 	kind, _ := content["kind"].(string)
 	meta, _ := content["metadata"].(map[string]any)
 	name, _ := meta["name"].(string)
+	namespace, _ := meta["namespace"].(string)
+	o, err := Decode(d.kinds, content)
+	if err == nil {
+		d.docs = append(d.docs, Document{Object: o, File: d.file, Line: root.Line, NoNamespace: namespace == ""})
+		return
+	}
 	var ps Problems
 	if !errors.As(err, &ps) {
 		ps = Problems{{Detail: err.Error()}}
 	}
+	who := cmp.Or(strings.TrimSpace(kind+" "+name), "the object")
 	for _, p := range ps {
-		d.errs = append(d.errs, fmt.Errorf("%s:%d: %s %s: %w", d.file, child(root, p.Path...).Line, kind, name, p))
+		d.errs = append(d.errs, fmt.Errorf("%s:%d: %s: %w", d.file, child(root, p.Path...).Line, who, p))
 	}
 }
 

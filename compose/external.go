@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
-	"slices"
 
 	"gopkg.in/yaml.v3"
 
@@ -19,12 +18,13 @@ import (
 // DefaultMesh is the name of the installed mesh where none is given.
 const DefaultMesh = "composure"
 
-var meshName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`) // a compose project's name
+// namespaceName is a name that a mesh or a project must have to be a namespace: a label of RFC 1123, section 2.1.
+var namespaceName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // CheckMeshName says what is wrong with the name of a mesh to install.
 func CheckMeshName(name string) error {
-	if !meshName.MatchString(name) {
-		return fmt.Errorf("mesh %q: want a name of lower-case letters, digits, dashes and underscores that begins with a letter or digit", name)
+	if !namespaceName.MatchString(name) {
+		return fmt.Errorf("mesh %q: want a name of up to 63 lower-case letters, digits and inner dashes", name)
 	}
 	return nil
 }
@@ -36,6 +36,9 @@ func (s *Source) checkExternal(cfg Config) error {
 	}
 	if err := CheckMeshName(cfg.External); err != nil {
 		return err
+	}
+	if !namespaceName.MatchString(s.Name) {
+		return fmt.Errorf("project %s: its name would be its services' namespace: want up to 63 lower-case letters, digits and inner dashes, by -p or the file's `name`", s.Name)
 	}
 	switch s.Name {
 	case cfg.External:
@@ -78,21 +81,24 @@ func (e *emitter) volumes() *yaml.Node {
 }
 
 // ControlPlane is the compose file of a mesh that projects share: its planes, and the ingress gateway on the given
-// networks where cfg has ports for one. flags are remembered in a label. Run it with the mesh's name as that of the
-// project.
-func ControlPlane(cfg Config, networks, flags []string) ([]byte, error) {
-	remembered, err := json.Marshal(append([]string{}, flags...))
+// networks where cfg has ports for one. A label remembers the flags of `meshctl install` for it. Run it with the mesh's name as that
+// of the project.
+func ControlPlane(cfg Config, networks []string) ([]byte, error) {
+	flags := append([]string{}, cfg.flags()...)
+	for _, name := range networks {
+		flags = append(flags, "--network="+name)
+	}
+	remembered, err := json.Marshal(flags)
 	if err != nil {
 		return nil, err
 	}
-	e := &emitter{cfg: cfg, installed: [][2]string{{labels.Shared, escape(string(remembered))}}}
+	e := &emitter{cfg: cfg, installed: [][2]string{{labels.Shared, string(remembered)}}}
 	services := mapping()
 	for _, p := range planes {
 		add(services, p.service(), e.plane(p))
 	}
 	file := mapping("services", services, "volumes", e.volumes())
 	if len(cfg.Ingress) > 0 {
-		networks = unique(slices.Clone(networks))
 		add(services, Gateway, e.gateway(networks))
 		external := mapping()
 		for _, name := range networks {

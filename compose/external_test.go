@@ -13,7 +13,7 @@ import (
 func TestControlPlane(t *testing.T) {
 	cfg := testConfig
 	cfg.Ingress, cfg.LogLevel = []PortMap{{Host: "30080", Gateway: 80}}, "debug"
-	file, err := ControlPlane(cfg, []string{"shared", "blog_default", "shared"}, []string{"--ingress=30080:80", "--log-level=debug"})
+	file, err := ControlPlane(cfg, []string{"shared", "blog_default"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestControlPlaneIsThatOfAProject(t *testing.T) {
 		}
 		return f
 	}
-	installed, err := ControlPlane(testConfig, nil, nil)
+	installed, err := ControlPlane(testConfig, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,8 @@ func TestExternalRefusesNames(t *testing.T) {
 	for _, c := range []struct{ project, mesh, want string }{
 		{"composure", "composure", "has the name of the installed mesh"},
 		{"composure-system", "composure", "kept for the mesh's own planes"},
-		{"shop", "Prod mesh", "want a name of lower-case letters"},
+		{"shop", "Prod mesh", "want a name of up to 63 lower-case letters"},
+		{"my_shop", "composure", "would be its services' namespace: want"},
 	} {
 		s, err := Load(context.Background(), Options{WorkingDir: dir, ProjectName: c.project, Env: testEnv})
 		if err != nil {

@@ -94,7 +94,7 @@ func (c Config) flags() []string {
 	if c.External != "" {
 		put("control-plane", "external")
 	}
-	if c.External != DefaultMesh {
+	if c.External != "" && c.External != DefaultMesh {
 		put("mesh", c.External)
 	}
 	if c.Full {

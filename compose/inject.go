@@ -55,8 +55,10 @@ type Result struct {
 	// both empty if Automatic.
 	ComposeFile string
 	Flags       []string
-	Changes     []Change
-	Warnings    []Warning
+	// External is Config.External.
+	External string
+	Changes  []Change
+	Warnings []Warning
 	// Notes are what the user should know about the project as a whole.
 	Notes []string
 
@@ -85,7 +87,7 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 	if err := s.checkExternal(cfg); err != nil {
 		return nil, err
 	}
-	res := &Result{Warnings: plan.Warnings}
+	res := &Result{Warnings: plan.Warnings, External: cfg.External}
 	if err := s.choose(res, cfg); err != nil {
 		return nil, err
 	}

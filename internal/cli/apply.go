@@ -16,10 +16,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/api"
 )
 
 type applyOptions struct {
@@ -40,7 +39,7 @@ func newApply(env *Env) *cobra.Command {
 		RunE:    func(c *cobra.Command, _ []string) error { return runApply(c.Context(), env, o) },
 	}
 	addFiles(c, &o.files)
-	c.Flags().StringVarP(&o.namespace, "namespace", "n", mesh.DefaultNamespace, "namespace of documents that name none")
+	addNamespace(c, &o.namespace)
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "check only, write nothing")
 	return c
 }
@@ -52,15 +51,21 @@ func addFiles(c *cobra.Command, files *[]string) {
 
 // document is one object of a file.
 type document struct {
-	where  string // file, and the document's number where there are several
-	object *unstructured.Unstructured
+	where    string // file and line
+	object   *unstructured.Unstructured
+	homeless bool // it names no namespace
 }
 
 func runApply(ctx context.Context, env *Env, o *applyOptions) error {
-	docs, err := readDocuments(env, o.files, o.namespace)
+	docs, err := readDocuments(env, o.files)
+	if err != nil {
+		return fmt.Errorf("nothing was written:\n%w", err)
+	}
+	namespace, err := env.namespace(ctx, o.namespace)
 	if err != nil {
 		return err
 	}
+	place(docs, namespace)
 	client, err := env.resources(ctx)
 	if err != nil {
 		return err
@@ -146,29 +151,39 @@ func unchanged(current, want *unstructured.Unstructured) bool {
 	return a != nil && bytes.Equal(a, said(want))
 }
 
-func readDocuments(env *Env, files []string, namespace string) ([]document, error) {
+// readDocuments reads the objects of files. What is wrong in any of them is in the error, each with file and line.
+func readDocuments(env *Env, files []string) ([]document, error) {
 	var docs []document
+	var failed []error
 	for _, f := range files {
 		paths, err := expand(f)
 		if err != nil {
 			return nil, err
 		}
 		for _, p := range paths {
-			b, err := readFile(env, p)
-			if err != nil {
-				return nil, err
+			more, err := readFile(env, p)
+			failed = append(failed, err)
+			for _, d := range more {
+				docs = append(docs, document{fmt.Sprintf("%s:%d", d.File, d.Line), &unstructured.Unstructured{Object: d.Object.Content}, d.NoNamespace})
 			}
-			more, err := split(p, b, namespace)
-			if err != nil {
-				return nil, err
-			}
-			docs = append(docs, more...)
 		}
+	}
+	if err := errors.Join(failed...); err != nil {
+		return nil, err
 	}
 	if len(docs) == 0 {
 		return nil, fmt.Errorf("%s: no document in it", strings.Join(files, ", "))
 	}
 	return docs, nil
+}
+
+// place puts the documents that name no namespace into the given one.
+func place(docs []document, namespace string) {
+	for _, d := range docs {
+		if d.homeless {
+			d.object.SetNamespace(namespace)
+		}
+	}
 }
 
 // expand is the YAML and JSON files of a directory, or the file itself.
@@ -193,10 +208,7 @@ func expand(path string) ([]string, error) {
 	return found, err
 }
 
-// maxFile is the largest file that is read: a plane refuses larger objects anyway.
-const maxFile = 16 << 20
-
-func readFile(env *Env, path string) ([]byte, error) {
+func readFile(env *Env, path string) ([]api.Document, error) {
 	r := env.In
 	if path != "-" {
 		f, err := os.Open(path)
@@ -206,60 +218,5 @@ func readFile(env *Env, path string) ([]byte, error) {
 		defer f.Close()
 		r = f
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%s: larger than %d MiB", path, maxFile>>20)
-	}
-	return b, err
-}
-
-func split(file string, b []byte, namespace string) ([]document, error) {
-	var docs []document
-	decoder := yaml.NewDecoder(bytes.NewReader(b))
-	for n := 1; ; n++ {
-		var node yaml.Node
-		err := decoder.Decode(&node)
-		if errors.Is(err, io.EOF) {
-			return docs, nil
-		}
-		where := fmt.Sprintf("%s (document %d)", file, n)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", where, err)
-		}
-		var v map[string]any
-		if err := node.Decode(&v); err != nil {
-			return nil, fmt.Errorf("%s: %w", where, err)
-		}
-		if v == nil {
-			continue // only comments
-		}
-		where = fmt.Sprintf("%s:%d", file, node.Content[0].Line)
-		u, err := toObject(v)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", where, err)
-		}
-		for _, missing := range []struct{ field, value string }{
-			{"apiVersion", u.GetAPIVersion()}, {"kind", u.GetKind()}, {"metadata.name", u.GetName()},
-		} {
-			if missing.value == "" {
-				return nil, fmt.Errorf("%s: %s is missing", where, missing.field)
-			}
-		}
-		if u.GetNamespace() == "" {
-			u.SetNamespace(namespace)
-		}
-		docs = append(docs, document{where, u})
-	}
-}
-
-// toObject takes a decoded YAML mapping through JSON, so that its numbers are JSON's.
-func toObject(v map[string]any) (*unstructured.Unstructured, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("not a JSON-like object: %w", err)
-	}
-	u := &unstructured.Unstructured{Object: map[string]any{}}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	return u, d.Decode(&u.Object)
+	return api.DecodeYAML(api.Kinds(), path, r)
 }

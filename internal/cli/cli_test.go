@@ -54,7 +54,7 @@ func (e *fakeEngine) run(t *testing.T, meshName, dir string, role mesh.Role, wor
 	id := strings.Join([]string{meshName, string(role), workload}, "/")
 	e.containers = append(e.containers, container.Summary{
 		ID: id, Names: []string{"/" + id}, Image: "composure/" + string(role) + ":1.2.3",
-		Labels: map[string]string{labels.Mesh: meshName, labels.Role: string(role), labels.Workload: workload, composeWorkingDir: dir},
+		Labels: map[string]string{labels.Mesh: meshName, labels.Role: string(role), labels.Workload: workload, composeProject: meshName, composeWorkingDir: dir},
 	})
 	s := httptest.NewServer(handler)
 	t.Cleanup(s.Close)
@@ -120,6 +120,36 @@ func TestFindsTheMesh(t *testing.T) {
 	}
 }
 
+// An installed mesh is found from its projects' directories, and from anywhere else.
+func TestFindsTheInstalledMesh(t *testing.T) {
+	e := running(t, "composure", "blog")
+	for i, c := range e.containers {
+		if c.Labels[labels.Mesh] == "composure" {
+			e.containers[i].Labels[labels.Shared] = "[]"
+		}
+	}
+	for _, project := range []string{"shop", "news"} {
+		e.run(t, "composure", "/projects/"+project, mesh.RoleProxy, "web."+project, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte("proxy of " + project))
+		}))
+		e.containers[len(e.containers)-1].Labels[composeProject] = project
+	}
+	run := func(dir, stdin string, args ...string) outcome { return in(t, e, dir, stdin, args...) }
+	check(t, run("/projects/shop/src", "", "metrics"), 0, "metrics of composure", "")
+	check(t, run("/", "", "metrics"), 0, "metrics of composure", "")
+	check(t, run("/projects/blog", "", "metrics"), 0, "metrics of blog", "")
+	check(t, run("/", "", "-p", "news", "metrics"), 0, "metrics of composure", "")
+	check(t, run("/projects/composure", "", "-p", "blog", "metrics"), 0, "metrics of blog", "")
+	check(t, run("/projects/news", "", "proxy-config", "stats", "web"), 0, "proxy of news", "")
+	check(t, run("/", "", "proxy-config", "stats", "web.shop"), 0, "proxy of shop", "")
+	check(t, run("/", "", "proxy-config", "stats", "web"), exitNotFound, "", "it has: web.news, web.shop")
+
+	check(t, run("/projects/shop", rule, "apply", "-f", "-"), 0, "destinationrule/reviews created", "")
+	check(t, run("/projects/news", "", "get", "dr"), 0, "", "no destinationrules")
+	check(t, run("/projects/news", "", "get", "dr", "-n", "shop", "-o", "name"), 0, "destinationrule/reviews", "")
+	check(t, run("/projects/shop", "", "delete", "dr", "reviews"), 0, "deleted", "")
+}
+
 func TestPlaneAway(t *testing.T) {
 	e := running(t, "shop")
 	e.containers = e.containers[1:] // without pilot
@@ -167,14 +197,14 @@ func TestApplyIsAllOrNothing(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "mesh.yaml")
 	for _, c := range []struct{ name, content, want string }{
-		{"malformed", "kind: [", "mesh.yaml (document 1)"},
-		{"second is malformed", rule + "---\nkind: [", "mesh.yaml (document 2)"},
-		{"second has an unknown field", rule + "---\n" + strings.Replace(route, "hosts:", "host:", 1), "mesh.yaml:7: "},
-		{"no kind", "metadata: {name: x}\n", "apiVersion is missing"},
-		{"no name", "apiVersion: v1\nkind: X\n", "metadata.name is missing"},
-		{"unknown kind", strings.Replace(rule, "DestinationRule", "DestinationRole", 1), `no kind "DestinationRole"`},
+		{"malformed", "kind: [", "mesh.yaml: document 0: yaml: line 1"},
+		{"second is malformed", rule + "---\nkind: [", "mesh.yaml: document 1: yaml: line 6"},
+		{"second has an unknown field", rule + "---\n" + strings.Replace(route, "hosts:", "host:", 1), "mesh.yaml:11: VirtualService reviews: spec.host: unknown field"},
+		{"no kind", "metadata: {name: x}\n", "mesh.yaml:1: x: apiVersion: "},
+		{"no name", strings.Replace(rule, "{name: reviews}", "{}", 1), "mesh.yaml:3: DestinationRule: metadata.name: "},
+		{"unknown kind", strings.Replace(rule, "DestinationRule", "DestinationRole", 1), `kind: "DestinationRole"`},
 		{"only comments", "# nothing\n", "no document in it"},
-		{"a list", "- a\n", "mesh.yaml (document 1)"},
+		{"a list", "- a\n", "mesh.yaml:1: document 0: want an object"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if err := os.WriteFile(file, []byte(c.content), 0o644); err != nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,13 +46,22 @@ type injectOptions struct {
 	ingress      []string
 	scale        []string
 	diff, strict bool
+
+	controlPlane, mesh string
 }
 
 // addConfig adds the flags that an output file remembers.
 func (o *injectOptions) addConfig(f *pflag.FlagSet) {
+	o.addComponents(f)
 	f.BoolVar(&o.config.Full, "full", false, "write one whole file instead of an override")
-	f.StringArrayVar(&o.ingress, "ingress", nil, "[IP:]HOSTPORT[:GATEWAYPORT] to publish by a gateway, istio-ingressgateway; the gateway's port is 80 where none is given; repeatable")
 	f.StringArrayVar(&o.scale, "scale", nil, "SERVICE=N: number of replicas, over what the files say; repeatable")
+	f.StringVar(&o.controlPlane, "control-plane", "own", "own: the project runs its planes itself; external: it uses those of meshctl install")
+	f.StringVar(&o.mesh, "mesh", "", "name of the installed mesh, with --control-plane external (default "+compose.DefaultMesh+")")
+}
+
+// addComponents adds the flags that the mesh's own containers are made with.
+func (o *injectOptions) addComponents(f *pflag.FlagSet) {
+	f.StringArrayVar(&o.ingress, "ingress", nil, "[IP:]HOSTPORT[:GATEWAYPORT] to publish by a gateway, istio-ingressgateway; the gateway's port is 80 where none is given; repeatable")
 	f.StringVar(&o.config.AccessLog, "access-log", "", "access log of the proxies: text, json or off (default text)")
 	f.StringVar(&o.config.LogLevel, "log-level", "", "log level of the mesh's parts: debug, info, warn or error (default info)")
 	f.StringVar(&o.config.TrustDomain, "trust-domain", "", "trust domain of the identities (default "+mesh.DefaultTrustDomain+")")
@@ -68,6 +78,15 @@ func (o *injectOptions) complete() error {
 		return withCode(exitUsage, fmt.Errorf("--cert-lifetime is %s, want at least %s", d, minCertLifetime))
 	}
 	o.config.Version, o.config.SandboxTag = tags.Version, tags.Sandbox
+	switch {
+	case o.controlPlane == "external":
+		o.config.External = cmp.Or(o.mesh, compose.DefaultMesh)
+	case o.controlPlane != "own" && o.controlPlane != "":
+		return withCode(exitUsage, fmt.Errorf("--control-plane is %q, want own or external", o.controlPlane))
+	case o.mesh != "":
+		return withCode(exitUsage, errors.New("--mesh names an installed mesh: want --control-plane external with it"))
+	}
+	o.config.Ingress = nil
 	for _, v := range o.ingress {
 		m, err := compose.ParsePortMap(v)
 		if err != nil {
@@ -122,6 +141,9 @@ func runInject(ctx context.Context, env *Env, o *injectOptions) error {
 		return err
 	}
 	loadForInject(ctx, env)
+	if o.config.External != "" {
+		warnExternal(ctx, env, o.config)
+	}
 	env.talk("%s", nextSteps(res, changed))
 	return nil
 }

@@ -65,8 +65,9 @@ func runScale(ctx context.Context, env *Env, o compose.Options, list []string) e
 	there := map[string]bool{} // workloads that have a container
 	var surplus []container.Summary
 	for _, c := range containers {
-		there[c.Labels[labels.Workload]] = true
-		if service, n := replicaOf(c.Labels[labels.Workload], scale); service != "" && n > scale[service] {
+		workload := workloadOf(c)
+		there[workload] = true
+		if service, n := replicaOf(workload, scale); service != "" && n > scale[service] {
 			surplus = append(surplus, c)
 		}
 	}
@@ -91,17 +92,32 @@ func runScale(ctx context.Context, env *Env, o compose.Options, list []string) e
 	if err := loadImages(ctx, env); err != nil {
 		return err
 	}
-	var global []string
+	return runCompose(ctx, env, slices.Concat(projectFlags(env, o), res.Flags, []string{"up", "--detach", "--no-deps", "--no-recreate"}, services))
+}
+
+// projectFlags are docker compose's flags that choose the project, but for its files.
+func projectFlags(env *Env, o compose.Options) []string {
+	var flags []string
 	if env.Project != "" {
-		global = append(global, "--project-name", env.Project)
+		flags = append(flags, "--project-name", env.Project)
 	}
 	if o.ProjectDir != "" {
-		global = append(global, "--project-directory", o.ProjectDir)
+		flags = append(flags, "--project-directory", o.ProjectDir)
 	}
 	for _, f := range o.EnvFiles {
-		global = append(global, "--env-file", f)
+		flags = append(flags, "--env-file", f)
 	}
-	return runCompose(ctx, env, slices.Concat(global, res.Flags, []string{"up", "--detach", "--no-deps", "--no-recreate"}, services))
+	return flags
+}
+
+// workloadOf is the name of a container's workload in its project. In a mesh that projects share it has the project's name
+// behind it.
+func workloadOf(c container.Summary) string {
+	name := c.Labels[labels.Workload]
+	if project := c.Labels[composeProject]; c.Labels[labels.Mesh] != project {
+		name = strings.TrimSuffix(name, "."+project)
+	}
+	return name
 }
 
 func replicaName(service string, n int) string {

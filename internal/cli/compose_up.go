@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,6 +104,11 @@ func composeUp(ctx context.Context, env *Env, c child) error {
 	if err := loadImages(ctx, env); err != nil {
 		return err
 	}
+	if res.External != "" {
+		if _, err := installedMesh(ctx, env, res.External); err != nil {
+			return err
+		}
+	}
 	return runCompose(ctx, env, slices.Concat(c.global, res.Flags, []string{"up"}, c.args))
 }
 
@@ -145,7 +151,7 @@ func composePort(ctx context.Context, env *Env, c child) error {
 	}
 	target, args := service, []string{"port", "--protocol", *protocol}
 	if slices.ContainsFunc(list, func(s container.Summary) bool {
-		return s.Labels[labels.Role] == string(mesh.RoleSandbox) && s.Labels[labels.Workload] == workload
+		return s.Labels[labels.Role] == string(mesh.RoleSandbox) && s.Labels[composeService] == workload+"-mesh-sandbox"
 	}) {
 		target = workload + "-mesh-sandbox"
 	} else if *index > 0 {
@@ -249,9 +255,13 @@ func recentCompose(version string) bool {
 
 // runCompose runs docker compose with our standard streams; its exit code is ours.
 func runCompose(ctx context.Context, env *Env, args []string) error {
+	return runComposeOn(ctx, env, env.In, env.Out, args)
+}
+
+func runComposeOn(ctx context.Context, env *Env, in io.Reader, out io.Writer, args []string) error {
 	program := composeProgram(env)
 	cmd := exec.CommandContext(ctx, program[0], append(program[1:], args...)...)
-	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = env.Dir, env.In, env.Out, env.Err
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = env.Dir, in, out, env.Err
 	cmd.Cancel = func() error {
 		if terminal(env) {
 			return nil // which has sent the signal to both of us: a second one would end up without a stop

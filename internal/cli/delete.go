@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/composure-mesh/composure/mesh"
 )
 
 type deleteOptions struct {
@@ -33,7 +31,7 @@ func newDelete(env *Env) *cobra.Command {
 		}),
 	}
 	c.Flags().StringArrayVarP(&o.files, "filename", "f", nil, "file or directory whose resources to delete; - is stdin; repeatable")
-	c.Flags().StringVarP(&o.namespace, "namespace", "n", mesh.DefaultNamespace, "namespace")
+	addNamespace(c, &o.namespace)
 	return c
 }
 
@@ -41,10 +39,15 @@ func runDelete(ctx context.Context, env *Env, o *deleteOptions, a []string) erro
 	var docs []document
 	if len(o.files) > 0 {
 		var err error
-		if docs, err = readDocuments(env, o.files, o.namespace); err != nil {
+		if docs, err = readDocuments(env, o.files); err != nil {
 			return err
 		}
 	}
+	namespace, err := env.namespace(ctx, o.namespace)
+	if err != nil {
+		return err
+	}
+	place(docs, namespace)
 	client, err := env.resources(ctx)
 	if err != nil {
 		return err
@@ -65,7 +68,7 @@ func runDelete(ctx context.Context, env *Env, o *deleteOptions, a []string) erro
 			return err
 		}
 		for _, name := range a[1:] {
-			failed = append(failed, client.delete(ctx, k, o.namespace, name))
+			failed = append(failed, client.delete(ctx, k, namespace, name))
 		}
 	}
 	return errors.Join(failed...)

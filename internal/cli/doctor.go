@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,8 +35,11 @@ type finding struct {
 	Fixable bool `json:"fixable"`
 
 	action heal.Action // a restart or start that repairs it
-	up     string      // the compose service whose `up` repairs it
+	up     service     // the compose service whose `up` repairs it
 }
+
+// service is a service of a compose project.
+type service struct{ project, name string }
 
 type diagnosis struct {
 	Mesh     string    `json:"mesh"`
@@ -102,6 +106,7 @@ type doctor struct {
 	env        *Env
 	engine     Engine
 	mesh       string
+	shared     bool                        // its planes are those of meshctl install
 	containers []container.InspectResponse // of the mesh and of its projects
 }
 
@@ -111,7 +116,7 @@ func (d *doctor) examine(ctx context.Context) ([]finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.mesh = m.Name
+	d.mesh, d.shared = m.Name, m.Shared
 	if d.engine, err = d.env.Engine(ctx); err != nil {
 		return nil, err
 	}
@@ -123,19 +128,29 @@ func (d *doctor) examine(ctx context.Context) ([]finding, error) {
 	found = append(found, d.namespaces()...)
 	found = append(found, d.workloads()...)
 	found = append(found, d.files(ctx)...)
+	for i, f := range found {
+		if d.shared && f.up.project != "" { // which of the projects it is
+			found[i].Advice = strings.Replace(f.Advice, "docker compose up", "docker compose -p "+f.up.project+" up", 1)
+		}
+	}
 	return found, nil
 }
 
 func (d *doctor) inspect(ctx context.Context) error {
 	d.containers = nil
 	seen := map[string]bool{}
-	for _, label := range []string{labels.Mesh + "=" + d.mesh, composeProject + "=" + d.mesh} {
+	wanted := []string{labels.Mesh + "=" + d.mesh, composeProject + "=" + d.mesh}
+	for i := 0; i < len(wanted); i++ { // the first answer names the projects to ask about
+		label := wanted[i]
 		list, err := d.engine.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", label))})
 		if err != nil {
 			return withCode(exitUnreachable, fmt.Errorf("list containers: %w", err))
 		}
 		for _, c := range list {
-			if seen[c.ID] {
+			if p := composeProject + "=" + c.Labels[composeProject]; i == 0 && !slices.Contains(wanted, p) {
+				wanted = append(wanted, p)
+			}
+			if m, other := c.Labels[labels.Mesh]; seen[c.ID] || other && m != d.mesh {
 				continue
 			}
 			seen[c.ID] = true
@@ -169,12 +184,17 @@ func (d *doctor) planes() []finding {
 	var found []finding
 	for _, r := range []mesh.Role{mesh.RoleKeeper, mesh.RolePilot, mesh.RoleCitadel, mesh.RoleMixer} {
 		i := slices.IndexFunc(d.containers, func(c container.InspectResponse) bool { return role(c) == r })
-		service := "composure-" + string(r)
+		f := upFinding("", service{d.mesh, "composure-" + string(r)})
+		if d.shared {
+			f = finding{Advice: strings.Trim(installCommand(d.mesh), "`")}
+		}
 		switch {
 		case i < 0:
-			found = append(found, upFinding("", service, fmt.Sprintf("%s has no container", r), service))
+			f.Container, f.Problem = "composure-"+string(r), fmt.Sprintf("%s has no container", r)
+			found = append(found, f)
 		case !d.containers[i].State.Running:
-			found = append(found, upFinding("", name(d.containers[i]), fmt.Sprintf("%s does not run: %s", r, why(d.containers[i].State)), service))
+			f.Container, f.Problem = name(d.containers[i]), fmt.Sprintf("%s does not run: %s", r, why(d.containers[i].State))
+			found = append(found, f)
 		}
 	}
 	return found
@@ -187,8 +207,20 @@ func why(s *container.State) string {
 	return fmt.Sprintf("%s, exit code %d", s.Status, s.ExitCode)
 }
 
-func upFinding(workload, who, problem, service string) finding {
-	return finding{Workload: workload, Container: who, Problem: problem, Advice: "docker compose up -d " + service, Fixable: true, up: service}
+// upFinding is a finding that an `up` of the service repairs.
+func upFinding(workload string, s service) finding {
+	return finding{Workload: workload, Advice: "docker compose up -d " + s.name, Fixable: true, up: s}
+}
+
+// upContainer is one about a container, which an `up` of its service repairs.
+func upContainer(c container.InspectResponse, problem string) finding {
+	f := upFinding(label(c, labels.Workload), serviceOf(c))
+	f.Container, f.Problem = name(c), problem
+	return f
+}
+
+func serviceOf(c container.InspectResponse) service {
+	return service{label(c, composeProject), label(c, composeService)}
 }
 
 // namespaces finds what the keeper would repair, or can't.
@@ -201,13 +233,22 @@ func (d *doctor) namespaces() []finding {
 	for _, a := range heal.Plan(list) {
 		f := finding{Workload: a.Workload, Container: a.Container.Name, Problem: a.Why, Fixable: true, action: a}
 		if a.Verb == heal.Tell {
-			f.Advice, f.up = a.Advice, a.Container.Service
+			f.Advice, f.up = a.Advice, service{d.projectOf(a.Container.ID), a.Container.Service}
 		} else {
 			f.Advice = fmt.Sprintf("docker %s %s; the keeper does it in a moment, and `meshctl events` tells", a.Verb, a.Container.Name)
 		}
 		found = append(found, f)
 	}
 	return found
+}
+
+func (d *doctor) projectOf(id string) string {
+	for _, c := range d.containers {
+		if c.ID == id {
+			return label(c, composeProject)
+		}
+	}
+	return d.mesh
 }
 
 // healView is a container as the healer sees it.
@@ -245,9 +286,9 @@ func (d *doctor) workloads() []finding {
 		switch {
 		case !c.State.Running:
 		case !ok:
-			found = append(found, upFinding(workload, name(c), "it has no proxy, so it reaches nobody", label(c, composeService)))
+			found = append(found, upContainer(c, "it has no proxy, so it reaches nobody"))
 		case !proxy.State.Running && !failedToJoin(proxy):
-			found = append(found, upFinding(workload, name(proxy), "the proxy does not run, so the application reaches nobody: "+why(proxy.State), label(proxy, composeService)))
+			found = append(found, upContainer(proxy, "the proxy does not run, so the application reaches nobody: "+why(proxy.State)))
 		}
 		found = append(found, escapes(c)...)
 	}
@@ -295,7 +336,27 @@ func escapes(c container.InspectResponse) []finding {
 
 // files finds an override that no longer fits the project's files, and containers that were started without it.
 func (d *doctor) files(ctx context.Context) []finding {
-	home, ok := d.home()
+	var found []finding
+	for _, project := range d.projects() {
+		found = append(found, d.filesOf(ctx, project)...)
+	}
+	return found
+}
+
+// projects are the compose projects of the mesh's workloads, sorted.
+func (d *doctor) projects() []string {
+	var list []string
+	for _, c := range d.containers {
+		if role(c) != "" && (!d.shared || label(c, composeProject) != d.mesh) {
+			list = append(list, label(c, composeProject))
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func (d *doctor) filesOf(ctx context.Context, project string) []finding {
+	home, ok := d.home(project)
 	if !ok {
 		return nil
 	}
@@ -303,7 +364,7 @@ func (d *doctor) files(ctx context.Context) []finding {
 		return nil // the project is on another machine
 	}
 	opts := d.env.projectOptions(compose.Options{Files: home.files, ProjectDir: home.dir, EnvFiles: home.envFiles})
-	opts.WorkingDir, opts.ProjectName = home.dir, d.mesh
+	opts.WorkingDir, opts.ProjectName = home.dir, project
 	source, err := compose.Load(ctx, opts)
 	if err != nil {
 		return []finding{{Problem: fmt.Sprintf("the project's files don't load: %v", err), Advice: "docker compose config"}}
@@ -323,13 +384,13 @@ func (d *doctor) files(ctx context.Context) []finding {
 			found = append(found, finding{Problem: fmt.Sprintf("%s is older than %s, which it was made from", filepath.Base(path), stale),
 				Advice: "meshctl compose inject, then docker compose up -d"})
 		}
-		found = append(found, d.outside(content)...)
+		found = append(found, d.outside(project, content)...)
 	}
 	return found
 }
 
 // outside finds running containers of services that the override puts into the mesh, and that are not in it.
-func (d *doctor) outside(override []byte) []finding {
+func (d *doctor) outside(project string, override []byte) []finding {
 	var doc struct {
 		Services map[string]struct {
 			Labels map[string]string `yaml:"labels"`
@@ -340,9 +401,9 @@ func (d *doctor) outside(override []byte) []finding {
 	}
 	var found []finding
 	for _, c := range d.containers {
-		service := label(c, composeService)
-		if role(c) == "" && c.State.Running && doc.Services[service].Labels[labels.Role] != "" {
-			found = append(found, upFinding(service, name(c), "it runs outside the mesh: it was started without the override", service))
+		s := serviceOf(c)
+		if role(c) == "" && c.State.Running && s.project == project && doc.Services[s.name].Labels[labels.Role] != "" {
+			found = append(found, upContainer(c, "it runs outside the mesh: it was started without the override"))
 		}
 	}
 	return found
@@ -354,11 +415,11 @@ type home struct {
 	files, envFiles []string
 }
 
-// home is that of the newest container of the mesh.
-func (d *doctor) home() (home, bool) {
+// home is that of the newest container of a project.
+func (d *doctor) home(project string) (home, bool) {
 	var newest *container.InspectResponse
 	for i, c := range d.containers {
-		if role(c) != "" && label(c, composeProject) == d.mesh && (newest == nil || c.Created > newest.Created) {
+		if role(c) != "" && label(c, composeProject) == project && (newest == nil || c.Created > newest.Created) {
 			newest = &d.containers[i]
 		}
 	}
@@ -377,16 +438,18 @@ func (d *doctor) home() (home, bool) {
 
 // repair does what is safe about the findings and returns those that are left.
 func (d *doctor) repair(ctx context.Context, found []finding) ([]finding, error) {
-	var services []string
+	services := map[string][]string{} // by project
 	for _, f := range found {
-		if f.up != "" && !slices.Contains(services, f.up) {
-			services = append(services, f.up)
+		if p := f.up.project; f.up.name != "" && !slices.Contains(services[p], f.up.name) {
+			services[p] = append(services[p], f.up.name)
+		}
+	}
+	for _, project := range slices.Sorted(maps.Keys(services)) {
+		if err := d.composeUp(ctx, project, services[project]); err != nil {
+			return nil, err
 		}
 	}
 	if len(services) > 0 {
-		if err := d.composeUp(ctx, services); err != nil {
-			return nil, err
-		}
 		var err error
 		if found, err = d.examine(ctx); err != nil {
 			return nil, err
@@ -444,12 +507,12 @@ func (d *doctor) restart(ctx context.Context, a heal.Action) error {
 }
 
 // composeUp runs docker compose up as the project was started the last time.
-func (d *doctor) composeUp(ctx context.Context, services []string) error {
-	h, ok := d.home()
+func (d *doctor) composeUp(ctx context.Context, project string, services []string) error {
+	h, ok := d.home(project)
 	if !ok {
 		return errors.New("the mesh's containers don't say where their project is: run in its directory: docker compose up -d " + strings.Join(services, " "))
 	}
-	words := []string{"compose", "--project-name", d.mesh, "--project-directory", h.dir}
+	words := []string{"compose", "--project-name", project, "--project-directory", h.dir}
 	for _, f := range h.files {
 		words = append(words, "--file", f)
 	}

@@ -8,8 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/composure-mesh/composure/mesh"
 )
 
 type getOptions struct {
@@ -29,7 +27,7 @@ func newGet(env *Env) *cobra.Command {
 		ValidArgsFunction: env.completeResource,
 	}
 	addOutput(c, &o.output, "table", "yaml", "json", "name")
-	c.Flags().StringVarP(&o.namespace, "namespace", "n", mesh.DefaultNamespace, "namespace")
+	addNamespace(c, &o.namespace)
 	c.Flags().BoolVarP(&o.all, "all-namespaces", "A", false, "of all namespaces")
 	return c
 }
@@ -43,7 +41,11 @@ func runGet(ctx context.Context, env *Env, o *getOptions, a []string) error {
 	if err != nil {
 		return err
 	}
-	namespace, name := o.namespace, ""
+	namespace, err := env.namespace(ctx, o.namespace)
+	if err != nil {
+		return err
+	}
+	name := ""
 	if o.all {
 		namespace = ""
 	}

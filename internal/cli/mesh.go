@@ -14,6 +14,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/spf13/cobra"
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
@@ -27,13 +28,17 @@ const (
 
 // runningMesh is a mesh whose containers run on the engine.
 type runningMesh struct {
-	Name       string
-	WorkingDir string
+	Name string
+	// Shared says that its planes belong to no project: meshctl install made them.
+	Shared bool
+	// Project is the compose project that the command is about, empty if it is about none of several.
+	Project    string
 	containers []container.Summary
 }
 
-// mesh finds the mesh to talk to as `docker compose` finds its project: by -p or COMPOSE_PROJECT_NAME, by the
-// directory, or the only one that runs.
+// mesh finds the mesh to talk to as `docker compose` finds its project: by -p or COMPOSE_PROJECT_NAME, which may name
+// the mesh or a project in it, by the directory of one of its projects, the only one that runs, or the only one that is
+// installed.
 func (e *Env) mesh(ctx context.Context) (*runningMesh, error) {
 	all, err := e.meshes(ctx)
 	if err != nil {
@@ -45,7 +50,8 @@ func (e *Env) mesh(ctx context.Context) (*runningMesh, error) {
 	}
 	if want != "" {
 		for _, m := range all {
-			if m.Name == want {
+			if m.Name == want || slices.Contains(m.projects(), want) {
+				m.Project = want
 				return m, nil
 			}
 		}
@@ -53,7 +59,8 @@ func (e *Env) mesh(ctx context.Context) (*runningMesh, error) {
 	}
 	for dir := e.Dir; ; dir = filepath.Dir(dir) {
 		for _, m := range all {
-			if m.WorkingDir == dir {
+			if p := m.projectAt(dir); p != "" {
+				m.Project = p
 				return m, nil
 			}
 		}
@@ -61,11 +68,14 @@ func (e *Env) mesh(ctx context.Context) (*runningMesh, error) {
 			break
 		}
 	}
-	switch len(all) {
-	case 0:
+	installed := slices.DeleteFunc(slices.Clone(all), func(m *runningMesh) bool { return !m.Shared })
+	switch {
+	case len(all) == 0:
 		return nil, withCode(exitUnreachable, errors.New("no mesh is running; start one with `meshctl compose inject` and `docker compose up -d`"))
-	case 1:
-		return all[0], nil
+	case len(all) == 1:
+		return all[0].alone(), nil
+	case len(installed) == 1:
+		return installed[0].alone(), nil
 	}
 	return nil, withCode(exitUsage, fmt.Errorf("several meshes are running; choose one with -p%s", names(all)))
 }
@@ -99,8 +109,8 @@ func (e *Env) meshes(ctx context.Context) ([]*runningMesh, error) {
 			byName[name] = m
 		}
 		m.containers = append(m.containers, c)
-		if c.Labels[labels.Role] == string(mesh.RolePilot) {
-			m.WorkingDir = c.Labels[composeWorkingDir]
+		if _, ok := c.Labels[labels.Shared]; ok {
+			m.Shared = true
 		}
 	}
 	var all []*runningMesh
@@ -109,6 +119,44 @@ func (e *Env) meshes(ctx context.Context) ([]*runningMesh, error) {
 	}
 	slices.SortFunc(all, func(a, b *runningMesh) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
+}
+
+// projects are the compose projects with workloads in the mesh, sorted.
+func (m *runningMesh) projects() []string {
+	var list []string
+	for _, c := range m.containers {
+		if p := c.Labels[composeProject]; p != "" && (p != m.Name || !m.Shared) {
+			list = append(list, p)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// projectAt is the project of the mesh with the given directory.
+func (m *runningMesh) projectAt(dir string) string {
+	for _, c := range m.containers {
+		if p := c.Labels[composeProject]; c.Labels[composeWorkingDir] == dir && (p != m.Name || !m.Shared) {
+			return p
+		}
+	}
+	return ""
+}
+
+// alone takes the mesh's only project for the one that is meant.
+func (m *runningMesh) alone() *runningMesh {
+	if list := m.projects(); len(list) == 1 {
+		m.Project = list[0]
+	}
+	return m
+}
+
+// namespace is where the resources and workloads of the project are that the command is about.
+func (m *runningMesh) namespace() string {
+	if !m.Shared || m.Project == "" || m.Project == m.Name {
+		return mesh.DefaultNamespace
+	}
+	return m.Project
 }
 
 // find is the container of the mesh with a role, and with a workload's name unless that is empty.
@@ -149,9 +197,34 @@ func (e *Env) plane(ctx context.Context, role mesh.Role) (*peer, error) {
 	}
 	c, ok := m.find(role, "")
 	if !ok {
-		return nil, withCode(exitUnreachable, fmt.Errorf("%s of mesh %s is not running; start it with `docker compose up -d composure-%s`", role, m.Name, role))
+		return nil, withCode(exitUnreachable, fmt.Errorf("%s of mesh %s is not running; start it with `%s`", role, m.Name, m.start(role)))
 	}
 	return e.peer(ctx, string(role), c.ID, "/"+string(role))
+}
+
+// addNamespace adds the flag that chooses a namespace.
+func addNamespace(c *cobra.Command, namespace *string) {
+	c.Flags().StringVarP(namespace, "namespace", "n", "", "namespace of what names none; default: "+mesh.DefaultNamespace+", in a mesh that projects share the project's name")
+}
+
+// namespace is the one that a flag names, or the project's.
+func (e *Env) namespace(ctx context.Context, flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	m, err := e.mesh(ctx)
+	if err != nil {
+		return "", err
+	}
+	return m.namespace(), nil
+}
+
+// start is the command that starts a plane.
+func (m *runningMesh) start(role mesh.Role) string {
+	if m.Shared {
+		return "docker start " + m.Name + "-composure-" + string(role) + "-1"
+	}
+	return "docker compose up -d composure-" + string(role)
 }
 
 // proxyAdmin is the admin API of a workload's proxy.
@@ -160,9 +233,11 @@ func (e *Env) proxyAdmin(ctx context.Context, workload string) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range m.proxies() {
-		if c.Labels[labels.Workload] == workload {
-			return e.peer(ctx, "proxy of "+workload, c.ID, "/proxy")
+	for _, name := range []string{workload, workload + "." + m.Project} { // as inject names those of a shared mesh
+		for _, c := range m.proxies() {
+			if c.Labels[labels.Workload] == name {
+				return e.peer(ctx, "proxy of "+name, c.ID, "/proxy")
+			}
 		}
 	}
 	var have []string
