@@ -265,7 +265,11 @@ func (e *emitter) field(service, field string) any {
 // resolvedField is the value of a service's field with its variables resolved.
 func (e *emitter) resolvedField(service, field string) any {
 	var all map[string]any
-	b, err := json.Marshal(e.src.project.Services[service])
+	svc := e.src.project.Services[service]
+	if field != "build" {
+		svc.Build = nil // its ssh keys have no JSON
+	}
+	b, err := json.Marshal(svc)
 	if err == nil {
 		d := json.NewDecoder(strings.NewReader(string(b)))
 		d.UseNumber()

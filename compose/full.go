@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -24,7 +25,7 @@ func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override [
 	}
 	model, err := loader.LoadModelWithContext(ctx, config, raw, s.called)
 	if err != nil {
-		return nil, fmt.Errorf("flatten the project: %w", err)
+		return nil, fmt.Errorf("flatten the project with its variables as they are written, which an override does not need: %w", err)
 	}
 	for _, key := range []string{headerKey, "include", "version"} {
 		delete(model, key)
@@ -36,7 +37,14 @@ func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override [
 			retype(m, project.Services[name].Volumes)
 		}
 	}
-	e := &emitter{src: &Source{project: project, raw: model}, resolved: map[fieldOf]bool{}}
+	e := &emitter{src: &Source{project: project, raw: model}, plan: &Plan{}, resolved: map[fieldOf]bool{}}
+	for name, svc := range services {
+		for _, field := range []string{"depends_on", "networks", "models"} {
+			if m, ok := svc.(map[string]any); ok && hasVariableKey(m[field]) {
+				m[field] = e.resolvedField(name, field)
+			}
+		}
+	}
 	for {
 		out := s.render(dir, cfg, encode(fullBody(model)))
 		diffs, err := s.compareFull(ctx, dir, out, project)
@@ -55,6 +63,17 @@ func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override [
 			}
 		}
 	}
+}
+
+// hasVariableKey reports whether a list with variables in it has become a mapping: Compose resolves no keys.
+func hasVariableKey(v any) bool {
+	m, _ := v.(map[string]any)
+	for key := range m {
+		if strings.Contains(key, "$") {
+			return true
+		}
+	}
+	return false
 }
 
 // retype gives volumes their right type: Compose takes a short form that begins with a variable for a named

@@ -3,10 +3,13 @@ package compose
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -44,6 +47,9 @@ func report(r *Result) []byte {
 	b.Write(r.Output)
 	for _, w := range r.Warnings {
 		b.WriteString("# warning: " + w.String() + "\n")
+	}
+	for _, n := range r.Notes {
+		b.WriteString("# note: " + n + "\n")
 	}
 	return b.Bytes()
 }
@@ -159,6 +165,52 @@ func TestGolden(t *testing.T) {
 				cfg.External, cfg.Ingress = "prod", []PortMap{{Host: "30080", Gateway: 80}}
 			}
 			check(t, in, filepath.Join(dir, "out.yaml"), cfg)
+		})
+	}
+}
+
+// TestOdd injects projects in the ways of files that tools have had trouble with, each a directory: what they are
+// after says their first line. Some have an args file with the -f flags.
+func TestOdd(t *testing.T) {
+	cases, err := filepath.Glob("testdata/odd/*")
+	if err != nil || len(cases) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, c := range cases {
+		t.Run(filepath.Base(c), func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "odd")
+			if err := os.CopyFS(dir, os.DirFS(filepath.Join(c, "project"))); err != nil {
+				t.Fatal(err)
+			}
+			args, err := os.ReadFile(filepath.Join(c, "args"))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			files := strings.Fields(string(args))
+			s, r := inject(t, dir, testConfig, files...)
+			golden(t, filepath.Join(c, "out.yaml"), bytes.ReplaceAll(report(r), []byte(dir), []byte("/project")))
+			if _, err := r.Write(); err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Flags) == 0 {
+				accepted(t, dir, filepath.Base(s.Files[0]), autoOutput)
+			}
+			accepted(t, dir, slices.DeleteFunc(slices.Clone(r.Flags), func(f string) bool { return f == "-f" })...)
+			if _, again := inject(t, dir, testConfig, files...); !bytes.Equal(r.Output, again.Output) {
+				t.Errorf("a second run gives other bytes:\n%s", cmp.Diff(string(r.Output), string(again.Output)))
+			}
+			full := testConfig
+			full.Full = true
+			if r, err = Inject(t.Context(), s, full); err != nil {
+				if s.rawErr == nil {
+					t.Errorf("--full: %v", err)
+				}
+				return
+			}
+			if _, err := r.Write(); err != nil {
+				t.Fatal(err)
+			}
+			accepted(t, dir, r.Path)
 		})
 	}
 }

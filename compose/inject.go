@@ -113,6 +113,9 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		}
 	}
 	res.Changes = e.changes
+	if s.rawErr != nil {
+		res.Notes = append(res.Notes, fmt.Sprintf("variables in what moves are resolved, since Compose can't load the project with its variables as they are written (%v): inject again when they change", s.rawErr))
+	}
 	if len(cfg.Ingress) > 0 && e.onlyInternal() {
 		res.Notes = append(res.Notes, "every network with a service of the mesh is internal: the engine does not publish the ports of "+Gateway+" there")
 	}

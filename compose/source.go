@@ -52,7 +52,8 @@ type Source struct {
 	inputs     map[string][]byte // everything that was read, by absolute path
 	model      map[string]any    // merged and resolved
 	project    *types.Project    // the same with defaults, typed, with all profiles
-	raw        map[string]any    // merged, with ${…} intact
+	raw        map[string]any    // merged, with ${…} intact; but for rawErr it is what model is
+	rawErr     error
 	// registrator are the environments of services whose env files have variables of Registrator's, with those.
 	registrator map[string]types.MappingWithEquals
 }
@@ -219,11 +220,11 @@ func (s *Source) load(ctx context.Context, name string) error {
 		return s.readEnvFiles()
 	}()
 	group.Wait()
-	switch {
-	case err != nil: // it is Compose's own word; the other has the same cause
+	if err != nil {
 		return fmt.Errorf("load the compose project: %w", err)
-	case rawErr != nil:
-		return fmt.Errorf("load the compose project without resolving its variables: %w", rawErr)
+	}
+	if rawErr != nil { // the name of a file that is extended or included is a variable, for one
+		s.raw, s.rawErr = cloned(s.model, escape), rawErr
 	}
 	return nil
 }
@@ -239,7 +240,16 @@ func (s *Source) typed(model map[string]any) (*types.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	return loader.ModelToProject(model, loader.ToOptions(&s.config, []func(*loader.Options){resolved, s.called}), s.config)
+	project, err := loader.ModelToProject(model, loader.ToOptions(&s.config, []func(*loader.Options){resolved, s.called}), s.config)
+	if err != nil {
+		return nil, err
+	}
+	for _, svc := range project.Services {
+		if svc.Build != nil { // a mapping, of which Compose makes a list in any order
+			slices.SortFunc(svc.Build.SSH, func(a, b types.SSHKey) int { return strings.Compare(a.ID, b.ID) })
+		}
+	}
+	return project, nil
 }
 
 // resolved are the load options of the model that decisions are made on. It holds nothing of the env files: but for
