@@ -11,6 +11,7 @@
 //	GET  /ready          as the readiness port's /healthz/ready
 //	GET  /logging        the log level
 //	POST /logging?level= debug, info, warn or error
+//	GET  /debug/pprof/   profiles, as net/http/pprof has them: /debug/pprof/profile?seconds=5, /debug/pprof/heap
 package admin
 
 import (
@@ -21,6 +22,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 
 	"github.com/composure-mesh/composure/internal/httpx"
@@ -98,6 +100,8 @@ func Handler(cfg Config) http.Handler {
 		}
 		text(w, level(cfg.Level))
 	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	return localOnly(mux)
 }
 
@@ -109,6 +113,7 @@ GET  /stats         counters
 GET  /ready         readiness with reasons
 GET  /logging       log level
 POST /logging?level=debug|info|warn|error
+GET  /debug/pprof/  profiles: profile?seconds=5, heap, goroutine
 `
 
 func level(l *slog.LevelVar) string { return l.Level().String() + "\n" }

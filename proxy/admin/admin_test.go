@@ -60,6 +60,8 @@ func TestHandler(t *testing.T) {
 		{"POST", "/logging?level=debug", 200, "DEBUG\n"},
 		{"POST", "/logging?level=loud", 400, "want debug, info, warn or error"},
 		{"GET", "/logging", 200, "DEBUG\n"},
+		{"GET", "/debug/pprof/", 200, "goroutine"},
+		{"GET", "/debug/pprof/goroutine?debug=1", 200, "TestHandler"},
 		{"POST", "/stats", 405, ""},
 		{"GET", "/nothing", 404, ""},
 	} {
