@@ -47,23 +47,35 @@ var cases = []testCase{
 	{"inject", "inject of a compose project of 500 services, beside the design's limit", injectProject},
 }
 
-// httpSides are a plaintext hop of each.
-func (b *bench) httpSides(o hopOptions, haproxy bool) ([]*side, error) {
-	app, err := b.smallBackend(false)
+// build starts a side.
+type build func() (*side, error)
+
+// against starts our side and its opponents and compares them. Where another build of the proxy was given, that is the
+// only opponent.
+func (b *bench) against(l load, ours build, theirs ...build) ([]row, error) {
+	sides, err := b.sides(ours, theirs...)
 	if err != nil {
 		return nil, err
 	}
-	ours, err := b.ourSide(app, o)
-	if err != nil {
-		return nil, err
+	return b.compare(l, sides...)
+}
+
+func (b *bench) sides(ours build, theirs ...build) ([]*side, error) {
+	if b.other != "" {
+		theirs = []build{func() (*side, error) {
+			mine := b.proxy
+			b.proxy = b.other
+			s, err := ours()
+			b.proxy = mine
+			if err == nil {
+				s.name = "other build"
+			}
+			return s, err
+		}}
 	}
-	nginx, err := b.nginxSide(app, o)
-	if err != nil {
-		return nil, err
-	}
-	sides := []*side{ours, nginx}
-	if haproxy {
-		s, err := b.haproxySide(app, false)
+	var sides []*side
+	for _, start := range append([]build{ours}, theirs...) {
+		s, err := start()
 		if err != nil {
 			return nil, err
 		}
@@ -72,62 +84,47 @@ func (b *bench) httpSides(o hopOptions, haproxy bool) ([]*side, error) {
 	return sides, nil
 }
 
+// hop is a plaintext hop of ours, and those of nginx and haproxy, to app.
+func (b *bench) hop(app string, o hopOptions) (ours, nginx, haproxy build) {
+	return func() (*side, error) { return b.ourSide(app, o) },
+		func() (*side, error) { return b.nginxSide(app, o) },
+		func() (*side, error) { return b.haproxySide(app, false) }
+}
+
 func httpHop(b *bench) ([]row, error) {
-	sides, err := b.httpSides(hopOptions{}, true)
-	if err != nil {
-		return nil, err
-	}
-	return b.compare(b.wrk(64), sides...)
-}
-
-func connections(n int) func(*bench) ([]row, error) {
-	return func(b *bench) ([]row, error) {
-		sides, err := b.httpSides(hopOptions{}, false)
-		if err != nil {
-			return nil, err
-		}
-		return b.compare(b.wrk(n), sides...)
-	}
-}
-
-func accessLog(b *bench) ([]row, error) {
-	sides, err := b.httpSides(hopOptions{log: true}, false)
-	if err != nil {
-		return nil, err
-	}
-	return b.compare(b.wrk(64), sides...)
-}
-
-func (b *bench) pairs() ([]*side, error) {
 	app, err := b.smallBackend(false)
 	if err != nil {
 		return nil, err
 	}
-	ours, err := b.ourPair(app)
-	if err != nil {
-		return nil, err
-	}
-	nginx, err := b.nginxPair(app)
-	if err != nil {
-		return nil, err
-	}
-	return []*side{ours, nginx}, nil
+	ours, nginx, haproxy := b.hop(app, hopOptions{})
+	return b.against(b.wrk(64), ours, nginx, haproxy)
 }
 
-func mtlsPair(b *bench) ([]row, error) {
-	sides, err := b.pairs()
-	if err != nil {
-		return nil, err
-	}
-	return b.compare(b.wrk(64), sides...)
+func connections(n int) func(*bench) ([]row, error) {
+	return func(b *bench) ([]row, error) { return b.besideNginx(n, hopOptions{}) }
 }
 
-func mtlsNew(b *bench) ([]row, error) {
-	sides, err := b.pairs()
+func accessLog(b *bench) ([]row, error) { return b.besideNginx(64, hopOptions{log: true}) }
+
+func (b *bench) besideNginx(n int, o hopOptions) ([]row, error) {
+	app, err := b.smallBackend(false)
 	if err != nil {
 		return nil, err
 	}
-	return b.compare(b.wrk(64, "Connection: close"), sides...)
+	ours, nginx, _ := b.hop(app, o)
+	return b.against(b.wrk(n), ours, nginx)
+}
+
+func mtlsPair(b *bench) ([]row, error) { return b.pairs(b.wrk(64)) }
+
+func mtlsNew(b *bench) ([]row, error) { return b.pairs(b.wrk(64, "Connection: close")) }
+
+func (b *bench) pairs(l load) ([]row, error) {
+	app, err := b.smallBackend(false)
+	if err != nil {
+		return nil, err
+	}
+	return b.against(l, func() (*side, error) { return b.ourPair(app) }, func() (*side, error) { return b.nginxPair(app) })
 }
 
 func handshakes(b *bench) ([]row, error) {
@@ -135,19 +132,10 @@ func handshakes(b *bench) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := b.ourTCPPair(app)
-	if err != nil {
-		return nil, err
-	}
-	full, err := b.nginxStreamPair(app, false)
-	if err != nil {
-		return nil, err
-	}
-	resumed, err := b.nginxStreamPair(app, true)
-	if err != nil {
-		return nil, err
-	}
-	return b.compare(b.generated("connection", loadParams{Kind: "connect", Connections: 16}), ours, full, resumed)
+	return b.against(b.generated("connection", loadParams{Kind: "connect", Connections: 16}),
+		func() (*side, error) { return b.ourTCPPair(app) },
+		func() (*side, error) { return b.nginxStreamPair(app, false) },
+		func() (*side, error) { return b.nginxStreamPair(app, true) })
 }
 
 func h2Hop(b *bench) ([]row, error) {
@@ -180,15 +168,7 @@ func grpcStream(b *bench) ([]row, error) {
 
 // grpcHop compares hops of HTTP/2 to app.
 func (b *bench) grpcHop(app string, l load) ([]row, error) {
-	ours, err := b.ourSide(app, hopOptions{}, speaksHTTP2)
-	if err != nil {
-		return nil, err
-	}
-	nginx, err := b.nginxGRPC(app)
-	if err != nil {
-		return nil, err
-	}
-	return b.compare(l, ours, nginx)
+	return b.against(l, func() (*side, error) { return b.ourSide(app, hopOptions{}, speaksHTTP2) }, func() (*side, error) { return b.nginxGRPC(app) })
 }
 
 func tcpStream(b *bench) ([]row, error) {
@@ -204,15 +184,7 @@ func (b *bench) tcp(backend string, l load) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := b.ourTCP(app)
-	if err != nil {
-		return nil, err
-	}
-	haproxy, err := b.haproxySide(app, true)
-	if err != nil {
-		return nil, err
-	}
-	return b.compare(l, ours, haproxy)
+	return b.against(l, func() (*side, error) { return b.ourTCP(app) }, func() (*side, error) { return b.haproxySide(app, true) })
 }
 
 func bodyCase(size int64, upload bool) func(*bench) ([]row, error) {
@@ -221,26 +193,23 @@ func bodyCase(size int64, upload bool) func(*bench) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
-		o := hopOptions{stream: true}
-		ours, err := b.ourSide(app, o)
-		if err != nil {
-			return nil, err
-		}
-		nginx, err := b.nginxSide(app, o)
-		if err != nil {
-			return nil, err
-		}
 		n := 16
 		if size > 10<<20 {
 			n = 2
 		}
-		return b.compare(b.generated("request", loadParams{Kind: "bodies", Connections: n, Bytes: size, Upload: upload}), ours, nginx)
+		ours, nginx, _ := b.hop(app, hopOptions{stream: true})
+		return b.against(b.generated("request", loadParams{Kind: "bodies", Connections: n, Bytes: size, Upload: upload}), ours, nginx)
 	}
 }
 
 // idleConnections opens connections, has one request on each, and looks at what they take while nothing moves.
 func idleConnections(b *bench) ([]row, error) {
-	sides, err := b.httpSides(hopOptions{}, false)
+	app, err := b.smallBackend(false)
+	if err != nil {
+		return nil, err
+	}
+	ours, nginx, _ := b.hop(app, hopOptions{})
+	sides, err := b.sides(ours, nginx)
 	if err != nil {
 		return nil, err
 	}
@@ -264,8 +233,8 @@ func idleConnections(b *bench) ([]row, error) {
 		}
 		turns[i] = []sample{{"rss_mb": after, "kb_per_idle_connection": (after - before) * 1024 / float64(n)}}
 	}
-	ours := turns[0][0]
-	return append(rows(sides, turns), limit("rss_mb_at_10000", ours["rss_mb"]+ours["kb_per_idle_connection"]*float64(10_000-n)/1024, 150)), nil
+	m := turns[0][0]
+	return append(rows(sides, turns), limit("rss_mb_at_10000", m["rss_mb"]+m["kb_per_idle_connection"]*float64(10_000-n)/1024, 150)), nil
 }
 
 func manyServices(b *bench) ([]row, error) {
@@ -302,16 +271,13 @@ func (b *bench) beside(opponent string, change func(*snapshot.Snapshot)) ([]row,
 	if err != nil {
 		return nil, err
 	}
-	changed, err := b.ourSide(app, hopOptions{}, change)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := b.ourSide(app, hopOptions{})
-	if err != nil {
-		return nil, err
-	}
-	plain.name = "ours, " + opponent
-	return b.compare(b.wrk(64), changed, plain)
+	return b.against(b.wrk(64), func() (*side, error) { return b.ourSide(app, hopOptions{}, change) }, func() (*side, error) {
+		s, err := b.ourSide(app, hopOptions{})
+		if err == nil {
+			s.name = "ours, " + opponent
+		}
+		return s, err
+	})
 }
 
 // latency compares what each pair adds to the latency without any proxy.
@@ -320,16 +286,11 @@ func latency(b *bench) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := b.ourPair(app)
+	sides, err := b.sides(func() (*side, error) { return b.ourPair(app) }, func() (*side, error) { return b.nginxPair(app) })
 	if err != nil {
 		return nil, err
 	}
-	nginx, err := b.nginxPair(app)
-	if err != nil {
-		return nil, err
-	}
-	direct := &side{name: "no proxy", addr: app}
-	sides := []*side{ours, nginx, direct}
+	sides = append(sides, &side{name: "no proxy", addr: app})
 	turns, err := b.turns(b.generated("request", loadParams{Kind: "open", Connections: 16, Rate: 1000}), sides)
 	if err != nil {
 		return nil, err

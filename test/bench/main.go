@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string) error {
 	results := fs.String("results", "", "`FILE` to write the results to, as JSON")
 	doc := fs.String("doc", "", "`FILE` whose table of results is replaced")
 	proxy := fs.String("proxy", "", "`FILE` of the proxy to measure; empty builds ./cmd/proxy")
+	beside := fs.String("beside", "", "`FILE` of another build of the proxy, which takes the opponents' places")
 	profiles := fs.String("profiles", "", "`DIRECTORY` to write a CPU profile of our side of each case to")
 	list := fs.Bool("list", false, "only list the cases")
 	if err := fs.Parse(args); err != nil {
@@ -60,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer b.close()
-	b.profiles = *profiles
+	b.profiles, b.other = *profiles, *beside
 	for _, c := range chosen {
 		begun := time.Now()
 		if err := b.run(c); err != nil {
@@ -102,6 +103,7 @@ type bench struct {
 	dir      string          // for sockets, configurations and certificates
 	self     string          // this program, which is its own load and backend
 	proxy    string
+	other    string // another build of the proxy, or empty
 	profiles string
 
 	rounds   int
