@@ -120,13 +120,12 @@ func TestDestinationRule(t *testing.T) {
 		{"enum", rule("{host: a, trafficPolicy: {loadBalancer: {simple: FASTEST}}}"), []string{
 			`spec.trafficPolicy.loadBalancer.simple: want one of UNSPECIFIED, LEAST_CONN, RANDOM, PASSTHROUGH, ROUND_ROBIN, LEAST_REQUEST, got the string "FASTEST"`,
 		}},
-		{"not yet", rule("{host: a, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}, tls: {mode: SIMPLE}}, subsets: [{name: a, trafficPolicy: {tls: {mode: DISABLE}}}]}"), []string{
-			`spec.trafficPolicy.loadBalancer.simple: PASSTHROUGH is not supported yet`, `spec.trafficPolicy.tls.mode: SIMPLE is not supported yet`,
-			`spec.subsets[0].trafficPolicy.tls.mode: DISABLE is not supported yet`,
+		{"not yet", rule("{host: a, workloadSelector: {}, trafficPolicy: {tunnel: {}, proxyProtocol: {}, loadBalancer: {localityLbSetting: {}}, tls: {mode: ISTIO_MUTUAL, sni: a}}}"), []string{
+			`spec.trafficPolicy.loadBalancer.localityLbSetting: is not supported yet`, `spec.trafficPolicy.proxyProtocol: is not supported yet`,
+			`spec.trafficPolicy.tls.sni: is not supported yet`, `spec.trafficPolicy.tunnel: is not supported yet`, `spec.workloadSelector: is not supported yet`,
 		}},
-		{"blocks not yet", rule("{host: a, trafficPolicy: {connectionPool: {}, outlierDetection: {}, portLevelSettings: [], tls: {mode: ISTIO_MUTUAL, sni: a}, loadBalancer: {consistentHash: {}}}}"), []string{
-			`spec.trafficPolicy.connectionPool: is not supported yet`, `spec.trafficPolicy.loadBalancer.consistentHash: is not supported yet`,
-			`spec.trafficPolicy.outlierDetection: is not supported yet`, `spec.trafficPolicy.portLevelSettings: is not supported yet`, `spec.trafficPolicy.tls.sni: is not supported yet`,
+		{"modes not yet", rule("{host: a, trafficPolicy: {tls: {mode: SIMPLE}}, subsets: [{name: a, trafficPolicy: {tls: {mode: MUTUAL}}}]}"), []string{
+			`spec.trafficPolicy.tls.mode: SIMPLE is not supported yet`, `spec.subsets[0].trafficPolicy.tls.mode: MUTUAL is not supported yet`,
 		}},
 		{"names", rule("{subsets: [{name: v1}, {name: v1}, {labels: {version: 1}}]}"), []string{
 			`spec.subsets[2].labels.version: want a string, got the number 1: put it in quotes`,

@@ -23,8 +23,33 @@ func destinationRuleFields() fieldSet {
 	return fields(networkingPackage,
 		"DestinationRule.host", "DestinationRule.subsets", "DestinationRule.traffic_policy", "DestinationRule.export_to",
 		"Subset.name", "Subset.labels", "Subset.traffic_policy",
-		"TrafficPolicy.load_balancer", "LoadBalancerSettings.simple",
-		"TrafficPolicy.tls", "ClientTLSSettings.mode",
+		"TrafficPolicy.load_balancer", "TrafficPolicy.connection_pool", "TrafficPolicy.outlier_detection", "TrafficPolicy.tls",
+		"TrafficPolicy.port_level_settings", "TrafficPolicy.retry_budget",
+		"TrafficPolicy.PortTrafficPolicy.port", "TrafficPolicy.PortTrafficPolicy.load_balancer",
+		"TrafficPolicy.PortTrafficPolicy.connection_pool", "TrafficPolicy.PortTrafficPolicy.outlier_detection",
+		"TrafficPolicy.PortTrafficPolicy.tls", "PortSelector.number",
+		"TrafficPolicy.RetryBudget.percent", "TrafficPolicy.RetryBudget.min_retry_concurrency",
+		"LoadBalancerSettings.simple", "LoadBalancerSettings.consistent_hash", "LoadBalancerSettings.warmup",
+		"LoadBalancerSettings.ConsistentHashLB.http_header_name", "LoadBalancerSettings.ConsistentHashLB.http_cookie",
+		"LoadBalancerSettings.ConsistentHashLB.use_source_ip", "LoadBalancerSettings.ConsistentHashLB.http_query_parameter_name",
+		"LoadBalancerSettings.ConsistentHashLB.ring_hash", "LoadBalancerSettings.ConsistentHashLB.maglev",
+		"LoadBalancerSettings.ConsistentHashLB.RingHash.minimum_ring_size", "LoadBalancerSettings.ConsistentHashLB.MagLev.table_size",
+		"LoadBalancerSettings.ConsistentHashLB.HTTPCookie.name", "LoadBalancerSettings.ConsistentHashLB.HTTPCookie.path",
+		"LoadBalancerSettings.ConsistentHashLB.HTTPCookie.ttl", "LoadBalancerSettings.ConsistentHashLB.HTTPCookie.attributes",
+		"LoadBalancerSettings.ConsistentHashLB.HTTPCookie.Attribute.name", "LoadBalancerSettings.ConsistentHashLB.HTTPCookie.Attribute.value",
+		"WarmupConfiguration.duration", "WarmupConfiguration.minimum_percent", "WarmupConfiguration.aggression",
+		"ConnectionPoolSettings.tcp", "ConnectionPoolSettings.http",
+		"ConnectionPoolSettings.TCPSettings.max_connections", "ConnectionPoolSettings.TCPSettings.connect_timeout",
+		"ConnectionPoolSettings.TCPSettings.tcp_keepalive", "ConnectionPoolSettings.TCPSettings.max_connection_duration",
+		"ConnectionPoolSettings.TCPSettings.TcpKeepalive.probes", "ConnectionPoolSettings.TCPSettings.TcpKeepalive.time",
+		"ConnectionPoolSettings.TCPSettings.TcpKeepalive.interval",
+		"ConnectionPoolSettings.HTTPSettings.http1_max_pending_requests", "ConnectionPoolSettings.HTTPSettings.http2_max_requests",
+		"ConnectionPoolSettings.HTTPSettings.max_requests_per_connection", "ConnectionPoolSettings.HTTPSettings.max_retries",
+		"ConnectionPoolSettings.HTTPSettings.idle_timeout",
+		"OutlierDetection.split_external_local_origin_errors", "OutlierDetection.consecutive_local_origin_failures",
+		"OutlierDetection.consecutive_gateway_errors", "OutlierDetection.consecutive_5xx_errors", "OutlierDetection.interval",
+		"OutlierDetection.base_ejection_time", "OutlierDetection.max_ejection_percent", "OutlierDetection.min_health_percent",
+		"ClientTLSSettings.mode",
 	)
 }
 
@@ -58,14 +83,4 @@ func checkSubset(name string) string {
 		return fmt.Sprintf("want a name of letters, digits, - and _, got %q", name)
 	}
 	return ""
-}
-
-func validateTrafficPolicy(ps *Problems, path Path, policy *networking.TrafficPolicy) {
-	if simple := policy.GetLoadBalancer().GetSimple(); simple == networking.LoadBalancerSettings_PASSTHROUGH {
-		ps.unsupported(path.At("loadBalancer", "simple"), "PASSTHROUGH")
-	}
-	// Mutual TLS is what this mesh does wherever the endpoint has a proxy; every other mode asks for something else.
-	if tls := policy.GetTls(); tls != nil && tls.Mode != networking.ClientTLSSettings_ISTIO_MUTUAL {
-		ps.unsupported(path.At("tls", "mode"), tls.Mode.String())
-	}
 }

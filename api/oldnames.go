@@ -1,6 +1,8 @@
 package api
 
 import (
+	"math"
+
 	"google.golang.org/protobuf/reflect/protoreflect"
 	networking "istio.io/api/networking/v1"
 )
@@ -26,9 +28,12 @@ var oldNames = map[protoreflect.FullName]map[string]oldName{ //nolint:gochecknog
 		"appendResponseHeaders": oldHeaders("appendResponseHeaders", "response", "add"),
 		"removeResponseHeaders": oldHeaders("removeResponseHeaders", "response", "remove"),
 	},
-	networkingPackage + ".HTTPFaultInjection.Abort": {"percent": oldPercent("percent", "percentage")},
-	networkingPackage + ".HTTPFaultInjection.Delay": {"percent": oldPercent("percent", "percentage")},
-	networkingPackage + ".CorsPolicy":               {"allowOrigin": oldOrigins},
+	networkingPackage + ".HTTPFaultInjection.Abort":              {"percent": oldPercent("percent", "percentage")},
+	networkingPackage + ".HTTPFaultInjection.Delay":              {"percent": oldPercent("percent", "percentage")},
+	networkingPackage + ".OutlierDetection":                      {"consecutiveErrors": oldErrors},
+	networkingPackage + ".LoadBalancerSettings":                  {"warmupDurationSecs": oldWarmup},
+	networkingPackage + ".LoadBalancerSettings.ConsistentHashLB": {"minimumRingSize": oldRingSize},
+	networkingPackage + ".CorsPolicy":                            {"allowOrigin": oldOrigins},
 }
 
 // oldWebSocket drops the field: every route takes upgrades to WebSocket.
@@ -46,6 +51,40 @@ func oldPercent(name, today string) oldName {
 		}
 		message[today] = map[string]any{"value": n}
 	}
+}
+
+// oldErrors counted 502, 503 and 504, and was all that counted.
+func oldErrors(w *strictWalk, path Path, today map[string]any, value any) {
+	path = path.At("consecutiveErrors")
+	n := w.integer(path, value, 0, math.MaxUint32)
+	if today["consecutiveGatewayErrors"] != nil {
+		w.problems.invalid(path, "want only one of consecutiveErrors and consecutiveGatewayErrors")
+		return
+	}
+	today["consecutiveGatewayErrors"] = n
+	if today["consecutive5xxErrors"] == nil {
+		today["consecutive5xxErrors"] = 0
+	}
+}
+
+func oldWarmup(w *strictWalk, path Path, today map[string]any, value any) {
+	path = path.At("warmupDurationSecs")
+	d := w.duration(path, value)
+	if today["warmup"] != nil {
+		w.problems.invalid(path, "want only one of warmupDurationSecs and warmup")
+		return
+	}
+	today["warmup"] = map[string]any{"duration": d}
+}
+
+func oldRingSize(w *strictWalk, path Path, today map[string]any, value any) {
+	path = path.At("minimumRingSize")
+	n := w.integer(path, value, 0, maxRingSize)
+	if today["ringHash"] != nil || today["maglev"] != nil {
+		w.problems.invalid(path, "want only one of minimumRingSize, ringHash and maglev")
+		return
+	}
+	today["ringHash"] = map[string]any{"minimumRingSize": n}
 }
 
 // oldOrigins are texts for matches.

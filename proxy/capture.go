@@ -13,7 +13,6 @@ import (
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/tcp"
-	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // capture takes captured connections until ctx ends. It begins when there is a snapshot: without one a connection
@@ -178,7 +177,7 @@ func (s *Server) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) 
 
 // dialSession opens the upstream of a TCP session.
 func (s *Server) dialSession(ctx context.Context, to tcp.Target) (net.Conn, error) {
-	return s.transport.Dial(ctx, upstream.Target{Addr: to.Addr, Identity: to.Identity}, mesh.ALPNTCP)
+	return s.transport.Dial(ctx, to.Target, mesh.ALPNTCP)
 }
 
 var selfTestIP = netip.MustParseAddr(mesh.SelfTestIP)

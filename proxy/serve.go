@@ -17,6 +17,7 @@ import (
 	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/tcp"
+	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // stream is a client's connection on its way to be served.
@@ -76,9 +77,9 @@ func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
 
 // target is a table's decision as something to dial.
 func target(to table.Session) tcp.Target {
-	out := tcp.Target{Addr: to.Target.Addr, Identity: to.Target.Identity, Cluster: to.Cluster, Ends: to.Ends, Flag: to.Flag}
+	out := tcp.Target{Target: to.Target, Cluster: to.Cluster, Ends: to.Ends, Flag: to.Flag}
 	if to.Endpoint != nil {
-		out.Load = to.Endpoint
+		out.Load = to.Endpoint.Sessions()
 	}
 	return out
 }
@@ -112,7 +113,7 @@ func connection(d exchange.Direction, c *net.TCPConn, dst netip.AddrPort) *excha
 // inboundTarget is our own application: at the very address that the client dialled, so that what listens on loopback
 // alone stays unreachable.
 func inboundTarget(t *table.Table, dst netip.AddrPort) tcp.Target {
-	target := tcp.Target{Addr: dst, Cluster: table.InboundCluster(dst.Port())}
+	target := tcp.Target{Target: upstream.Target{Addr: dst}, Cluster: table.InboundCluster(dst.Port())}
 	if w := t.Self(); w != nil {
 		target.Ends.Destination = w.Workload
 	}

@@ -75,29 +75,18 @@ type Service struct {
 	Endpoints []string `json:"endpoints,omitempty"`
 	Subsets   []Subset `json:"subsets,omitempty"` // by Name
 	Policy    Policy   `json:"policy,omitzero"`
+	// PortPolicies stand in the place of Policy for requests to their ports, by Port.
+	PortPolicies []PortPolicy `json:"portPolicies,omitempty"`
 }
 
 // Subset is the endpoints with given labels. It may be empty: 503 UH then.
 type Subset struct {
 	Name      string   `json:"name"`
 	Endpoints []string `json:"endpoints,omitempty"`
-	Policy    Policy   `json:"policy,omitzero"`
+	// Policy and PortPolicies are complete: nothing of the service's is added.
+	Policy       Policy       `json:"policy,omitzero"`
+	PortPolicies []PortPolicy `json:"portPolicies,omitempty"`
 }
-
-// Policy is how to send to a service or subset.
-type Policy struct {
-	LoadBalancer LoadBalancer `json:"loadBalancer,omitempty"`
-}
-
-// LoadBalancer names a balancing algorithm; empty is LeastRequest.
-type LoadBalancer string
-
-// The load balancers.
-const (
-	LeastRequest LoadBalancer = "LEAST_REQUEST"
-	RoundRobin   LoadBalancer = "ROUND_ROBIN"
-	Random       LoadBalancer = "RANDOM"
-)
 
 // VirtualHost routes the requests for some domains.
 type VirtualHost struct {

@@ -549,3 +549,61 @@ func TestUnknownWorkload(t *testing.T) {
 		t.Error("want an error for a workload that does not run")
 	}
 }
+
+// A subset's policy overlays its service's block by block; a port's stands alone, the subset's before the service's.
+func TestPolicies(t *testing.T) {
+	const rule = `apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  trafficPolicy:
+    loadBalancer: {simple: RANDOM}
+    connectionPool: {http: {http2MaxRequests: 7}}
+    portLevelSettings:
+    - port: {number: 9080}
+      outlierDetection: {}
+  subsets:
+  - name: v1
+    labels: {version: v1}
+  - name: v2
+    labels: {version: v2}
+    trafficPolicy:
+      loadBalancer: {consistentHash: {httpHeaderName: X-User}}
+  - name: v3
+    labels: {version: v3}
+    trafficPolicy:
+      tls: {mode: DISABLE}
+      portLevelSettings:
+      - port: {number: 81}
+        loadBalancer: {simple: ROUND_ROBIN}
+`
+	pool := &snapshot.Connections{MaxRequests: 7}
+	outlier := &snapshot.Outlier{Consecutive5xx: 5, Interval: snapshot.Duration(10 * time.Second), BaseTime: snapshot.Duration(30 * time.Second), MaxPercent: 10}
+	hash := &snapshot.Hash{Header: "x-user"}
+	type of struct {
+		Policy snapshot.Policy
+		Ports  []snapshot.PortPolicy
+	}
+	want := map[string]of{
+		"":   {snapshot.Policy{LoadBalancer: snapshot.Random, Connections: pool}, []snapshot.PortPolicy{{Port: 9080, Policy: snapshot.Policy{Outlier: outlier}}}},
+		"v1": {snapshot.Policy{LoadBalancer: snapshot.Random, Connections: pool}, []snapshot.PortPolicy{{Port: 9080, Policy: snapshot.Policy{Outlier: outlier}}}},
+		"v2": {snapshot.Policy{Hash: hash, Connections: pool}, []snapshot.PortPolicy{{Port: 9080, Policy: snapshot.Policy{Hash: hash, Outlier: outlier}}}},
+		"v3": {snapshot.Policy{LoadBalancer: snapshot.Random, Connections: pool, TLS: snapshot.TLSDisable}, []snapshot.PortPolicy{
+			{Port: 81, Policy: snapshot.Policy{LoadBalancer: snapshot.RoundRobin}}, {Port: 9080, Policy: snapshot.Policy{Outlier: outlier, TLS: snapshot.TLSDisable}},
+		}},
+	}
+	s, _ := compiled(t, compile.View{Intent: decode(t, "x", rule), Facts: bookinfo()}, "productpage-v1")
+	for _, svc := range s.Services {
+		if svc.Name != "reviews" {
+			continue
+		}
+		got := map[string]of{"": {svc.Policy, svc.PortPolicies}}
+		for _, sub := range svc.Subsets {
+			got[sub.Name] = of{sub.Policy, sub.PortPolicies}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("policies (-want +got):\n%s", diff)
+		}
+	}
+}

@@ -156,11 +156,12 @@ func (c *compiler) services() []snapshot.Service {
 // applyRules adds to out what the rules for it say. Several rules for one host are one: their subsets together, and
 // the first traffic policy (istio.io/docs/ops/best-practices/traffic-management/#split-virtual-services).
 func (c *compiler) applyRules(out *snapshot.Service, s *service) {
-	hasPolicy := false
+	var policy *networking.TrafficPolicy
+	own := map[string]*networking.TrafficPolicy{} // by subset
 	for _, o := range c.rulesFor(s) {
 		rule := o.Spec.(*networking.DestinationRule)
-		if !hasPolicy && rule.TrafficPolicy != nil {
-			out.Policy, hasPolicy = policyOf(rule.TrafficPolicy), true
+		if policy == nil {
+			policy = rule.TrafficPolicy
 		}
 		for i, subset := range rule.Subsets {
 			if slices.ContainsFunc(out.Subsets, func(have snapshot.Subset) bool { return have.Name == subset.Name }) {
@@ -168,13 +169,15 @@ func (c *compiler) applyRules(out *snapshot.Service, s *service) {
 				continue
 			}
 			members := slices.DeleteFunc(slices.Clone(s.workloads), func(w *mesh.Workload) bool { return !isSubset(subset.Labels, w.Labels) })
-			out.Subsets = append(out.Subsets, snapshot.Subset{Name: subset.Name, Endpoints: usable(members), Policy: policyOf(subset.TrafficPolicy)})
+			out.Subsets = append(out.Subsets, snapshot.Subset{Name: subset.Name, Endpoints: usable(members)})
+			own[subset.Name] = subset.TrafficPolicy
 		}
 	}
 	slices.SortFunc(out.Subsets, func(a, b snapshot.Subset) int { return cmp.Compare(a.Name, b.Name) })
-	for i := range out.Subsets { // a subset's policy overlays its service's
-		p := &out.Subsets[i].Policy
-		p.LoadBalancer = cmp.Or(p.LoadBalancer, out.Policy.LoadBalancer)
+	out.Policy, out.PortPolicies = policies(policy, nil)
+	for i := range out.Subsets {
+		sub := &out.Subsets[i]
+		sub.Policy, sub.PortPolicies = policies(policy, own[sub.Name])
 	}
 }
 
@@ -203,16 +206,4 @@ func (c *compiler) rulesFor(s *service) []*api.Object {
 		}
 	}
 	return nil
-}
-
-func policyOf(p *networking.TrafficPolicy) snapshot.Policy {
-	switch p.GetLoadBalancer().GetSimple() {
-	case networking.LoadBalancerSettings_ROUND_ROBIN:
-		return snapshot.Policy{LoadBalancer: snapshot.RoundRobin}
-	case networking.LoadBalancerSettings_RANDOM:
-		return snapshot.Policy{LoadBalancer: snapshot.Random}
-	case networking.LoadBalancerSettings_LEAST_CONN, networking.LoadBalancerSettings_LEAST_REQUEST:
-		return snapshot.Policy{LoadBalancer: snapshot.LeastRequest}
-	}
-	return snapshot.Policy{}
 }

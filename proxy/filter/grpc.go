@@ -1,5 +1,7 @@
 package filter
 
+import "strconv"
+
 // GRPCOf is the gRPC status that stands for an HTTP status
 // (https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md).
 func GRPCOf(status int) int {
@@ -28,4 +30,13 @@ func statusOfGRPC(status int) int {
 		return 0
 	}
 	return table[status]
+}
+
+// StatusOfGRPC is the HTTP status that stands for a Grpc-Status field's value; 500 where that is none.
+func StatusOfGRPC(value []byte) int {
+	n, err := strconv.Atoi(string(value))
+	if status := statusOfGRPC(n); err == nil && status != 0 {
+		return status
+	}
+	return 500
 }

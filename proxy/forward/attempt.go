@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
 	"github.com/composure-mesh/composure/proxy/http2"
@@ -39,6 +40,10 @@ type attempt struct {
 	answered bool // a response has begun, if only with a 1xx
 	informed bool // a 1xx was passed on: the client has begun to get a response, and out is lost
 	relaying bool // the final response is passed on
+	retrying bool // it counts among the cluster's retries
+	keyed    bool // key is what chooses the endpoint
+	key      uint64
+	cookie   []byte // to be set at the client, so that it brings the same key again
 }
 
 const (
@@ -60,6 +65,9 @@ func (a *attempt) run() outcome {
 	} else {
 		a.Try(x)
 	}
+	if a.retrying {
+		a.d.cluster.EndRetry()
+	}
 	s.req.Header = x.Request.Header // it may have grown; the next request uses the room
 	if x.Response.Local != nil {
 		return a.fail(x.Response.Local)
@@ -73,12 +81,14 @@ func (a *attempt) run() outcome {
 
 // Try sends the request and waits for the response's head.
 func (a *attempt) Try(x *filter.Exchange) {
-	if f := a.try(); f != nil {
+	f := a.try()
+	a.report(f)
+	if f != nil {
 		x.Answer(f)
 		return
 	}
 	a.s.limits.try.Store(0)
-	x.Response = filter.Response{Status: a.s.resp.Status, Header: a.s.resp.Header}
+	x.Response = filter.Response{Status: a.s.resp.Status, Header: a.withCookie(a.s.resp.Header)}
 }
 
 func (a *attempt) try() *filter.Answer {
@@ -159,6 +169,10 @@ func (a *attempt) bare() bool { return a.s.req.Framing == http1.NoBody }
 func (a *attempt) Again(x *filter.Exchange) bool {
 	s := a.s
 	if a.informed || a.pumped && a.sent() && (!s.pump.keep || s.pump.spilled.Load()) {
+		return false
+	}
+	if !a.mayRetry() {
+		s.x.Flag = s.x.Flag.With(exchange.FlagUpstreamOverflow)
 		return false
 	}
 	if a.up != nil {
@@ -334,11 +348,16 @@ func idempotent(method []byte) bool {
 func (a *attempt) connect(anew bool) *filter.Answer {
 	s := a.s
 	a.endpoint = a.choose()
+	if a.endpoint == nil {
+		return &noHealthyUpstream
+	}
 	if w := a.endpoint.Workload; w != nil {
 		s.x.Ends.Destination = w
 	}
 	s.x.Upstream.Remote = a.endpoint.Target(a.d.port).Addr
-	a.endpoint.Begin()
+	if !a.endpoint.Begin() {
+		return &overflow
+	}
 	up, err := a.dial(anew)
 	if err == nil {
 		a.up = up
@@ -348,6 +367,9 @@ func (a *attempt) connect(anew bool) *filter.Answer {
 	a.endpoint.Done()
 	if f := s.limits.passed(time.Now()); f != nil {
 		return f
+	}
+	if errors.Is(err, upstream.ErrOverflow) {
+		return &overflow
 	}
 	s.x.Upstream.Failure = err.Error()
 	return connectFailure(err)
@@ -389,10 +411,8 @@ func (a *attempt) dial(anew bool) (link, error) {
 func (a *attempt) choose() *upstream.Endpoint {
 	s := a.s
 	switch {
-	case a.d.cluster != nil && s.f.SameHost:
-		return a.d.cluster.Pick(nil)
 	case a.d.cluster != nil:
-		return a.d.cluster.Pick(a.tried[:a.fails])
+		return a.balance(a.d.cluster)
 	case a.d.endpoint != nil:
 		return a.d.endpoint
 	}

@@ -100,7 +100,7 @@ func decideOutbound(t *table.Table, o *origin, q *route.Request, random uint64) 
 	}
 	switch {
 	case out.VirtualHost != nil:
-		d.follow(t, out.VirtualHost, q, random)
+		d.follow(t, o, out.VirtualHost, q, random)
 	case out.Workload != nil:
 		d.route = "default"
 		d.endpoint, d.port = t.Direct(o.dst.Addr()), o.dst.Port()
@@ -127,12 +127,12 @@ func decideGateway(t *table.Table, o *origin, q *route.Request, random uint64) d
 		d.fault = &noRoute
 		return d
 	}
-	d.follow(t, vh, q, random)
+	d.follow(t, o, vh, q, random)
 	return d
 }
 
 // follow takes the virtual host's first route that matches.
-func (d *decision) follow(t *table.Table, vh *table.VirtualHost, q *route.Request, random uint64) {
+func (d *decision) follow(t *table.Table, o *origin, vh *table.VirtualHost, q *route.Request, random uint64) {
 	if vh.Service != nil {
 		d.ends.Service = vh.Service.Service
 	}
@@ -161,14 +161,27 @@ func (d *decision) follow(t *table.Table, vh *table.VirtualHost, q *route.Reques
 		d.ends.Service = s.Service
 		d.protocol = s.Protocol(d.port)
 	}
-	d.cluster = t.Cluster(to.Service, to.Subset)
+	d.cluster = t.ClusterAt(to.Service, to.Subset, d.port)
 	if d.cluster == nil {
 		d.name = upstream.ClusterName("outbound", d.port, to.Subset, to.Service)
 		d.fault = &noCluster
 		return
 	}
 	d.name = d.cluster.Name(d.port)
-	if len(d.cluster.Endpoints) == 0 {
+	switch {
+	case d.cluster.Passthrough():
+		d.passthrough(t, o)
+	case len(d.cluster.Endpoints) == 0:
 		d.fault = &noHealthyUpstream
 	}
+}
+
+// passthrough goes to the very address that the client dialled. What a gateway's client dials is the gateway itself.
+func (d *decision) passthrough(t *table.Table, o *origin) {
+	d.cluster = nil
+	if o.direction != exchange.Outbound {
+		d.fault = &noHealthyUpstream
+		return
+	}
+	d.endpoint, d.address, d.port = t.Direct(o.dst.Addr()), o.dst, o.dst.Port()
 }

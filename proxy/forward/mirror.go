@@ -27,15 +27,19 @@ func (a *attempt) mirror() {
 		return
 	}
 	for _, to := range s.f.Mirrors {
-		cluster := a.t.Cluster(to.Service, to.Subset)
-		if cluster == nil || len(cluster.Endpoints) == 0 {
-			continue
-		}
 		port := to.Port
 		if port == 0 {
 			port = s.f.Request.Port
 		}
-		s.e.shadow(context.WithoutCancel(s.ctx), cluster.Pick(nil), port, a.copied())
+		cluster := a.t.ClusterAt(to.Service, to.Subset, port)
+		if cluster == nil {
+			continue
+		}
+		endpoint := cluster.Pick(nil)
+		if endpoint == nil {
+			continue
+		}
+		s.e.shadow(context.WithoutCancel(s.ctx), endpoint, port, a.copied())
 	}
 	s.f.Mirrors = s.f.Mirrors[:0]
 }
@@ -106,7 +110,9 @@ func (e *Engine) shadow(ctx context.Context, to *upstream.Endpoint, port uint16,
 		defer func() { <-e.shadows }()
 		ctx, cancel := context.WithTimeout(ctx, mirrorTime)
 		defer cancel()
-		to.Begin()
+		if !to.Begin() {
+			return
+		}
 		defer to.Done()
 		a.s.ctx, a.endpoint, a.d.port = ctx, to, port
 		up, err := a.dial(false)

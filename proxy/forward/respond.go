@@ -13,7 +13,11 @@ var (
 	noRoute           = filter.Answer{Status: 404, Flag: exchange.FlagNoRoute, Details: "route_not_found", Body: "no route for this host and path"}
 	noCluster         = filter.Answer{Status: 503, Flag: exchange.FlagNoCluster, Details: "cluster_not_found", Body: "the route's destination is not known: no such service or subset"}
 	noHealthyUpstream = filter.Answer{Status: 503, Flag: exchange.FlagNoHealthyUpstream, Details: "no_healthy_upstream", Body: "no healthy upstream"}
-	clientGone        = filter.Answer{Flag: exchange.FlagDownstreamTermination, Details: "downstream_remote_disconnect", Client: true}
+	overflow          = filter.Answer{
+		Status: 503, Flag: exchange.FlagUpstreamOverflow, Details: "upstream_reset_before_response_started{overflow}", Body: resetText + "overflow",
+		Header: http1.Header{http1.NewField("X-Envoy-Overloaded", "true")},
+	}
+	clientGone = filter.Answer{Flag: exchange.FlagDownstreamTermination, Details: "downstream_remote_disconnect", Client: true}
 	// A reset of one stream of HTTP/2, by the client and for the client's fault.
 	clientReset    = filter.Answer{Flag: exchange.FlagDownstreamReset, Details: "http2.remote_reset", Client: true}
 	clientBroke    = filter.Answer{Flag: exchange.FlagDownstreamProtocol, Details: "http2.violation.of.messaging.rule", Client: true}

@@ -162,13 +162,13 @@ type queryParam struct {
 }
 
 func (p queryParam) holds(q *Request) bool {
-	v, ok := firstParam(q.Path, p.name)
+	v, ok := Param(q.Path, p.name)
 	return (ok && (p.value == nil || p.value.Match(v))) != p.invert
 }
 func (p queryParam) String() string { return describe("query parameter", p.name, p.value, p.invert) }
 
-// firstParam is the first value of a query parameter, decoded where it can be.
-func firstParam(path []byte, name string) ([]byte, bool) {
+// Param is the first value of a query parameter, decoded where it can be.
+func Param(path []byte, name string) ([]byte, bool) {
 	_, query, _ := bytes.Cut(path, []byte{'?'})
 	for len(query) > 0 {
 		var pair []byte

@@ -132,19 +132,15 @@ func (b *builder) servicesOf(s *snapshot.Snapshot) {
 			b.refuse("%s: listed twice", object)
 			continue
 		}
-		ts := &Service{Service: svc, members: map[string]bool{}, clusters: map[string]*upstream.Cluster{}}
+		ts := &Service{Service: svc, members: map[string]bool{}, clusters: map[string]*upstream.Cluster{}, ports: map[lane]*upstream.Cluster{}}
 		b.t.services[svc.Host] = ts
-		ts.clusters[""] = b.cluster(object, svc, "", svc.Policy, svc.Endpoints)
+		b.clusters(object, ts, "", svc.Endpoints, svc.Policy, svc.PortPolicies)
 		for _, name := range svc.Endpoints {
 			ts.members[name] = true
 		}
 		for j := range svc.Subsets {
 			sub := &svc.Subsets[j]
-			policy := sub.Policy
-			if policy.LoadBalancer == "" {
-				policy.LoadBalancer = svc.Policy.LoadBalancer
-			}
-			ts.clusters[sub.Name] = b.cluster(object+": subset "+sub.Name, svc, sub.Name, policy, sub.Endpoints)
+			b.clusters(object+": subset "+sub.Name, ts, sub.Name, sub.Endpoints, sub.Policy, sub.PortPolicies)
 		}
 	}
 	for _, w := range b.byName {
@@ -166,12 +162,44 @@ func (b *builder) servicesOf(s *snapshot.Snapshot) {
 	}
 }
 
-func (b *builder) cluster(object string, svc *snapshot.Service, subset string, policy snapshot.Policy, names []string) *upstream.Cluster {
-	switch policy.LoadBalancer {
-	case "", snapshot.LeastRequest, snapshot.RoundRobin, snapshot.Random:
-	default:
-		b.refuse("%s: load balancer %q is not known, want LEAST_REQUEST, ROUND_ROBIN or RANDOM", object, policy.LoadBalancer)
+// clusters are those of a service or subset: one for all ports, and one for each port that has a policy of its own. What a
+// policy counts, it counts for each of the ports.
+func (b *builder) clusters(object string, s *Service, subset string, names []string, policy snapshot.Policy, ports []snapshot.PortPolicy) {
+	endpoints := b.endpoints(object, names)
+	b.policy(object, &policy)
+	s.clusters[subset] = upstream.NewCluster(s.Service, subset, policy, endpoints, b.old.Cluster(s.Host, subset))
+	at := func(port uint16, p snapshot.Policy) {
+		var old *upstream.Cluster
+		if os := b.old.services[s.Host]; os != nil {
+			old = os.ports[lane{subset, port}]
+		}
+		s.ports[lane{subset, port}] = upstream.NewCluster(s.Service, subset, p, endpoints, old)
 	}
+	if policy.Connections != nil || policy.Outlier != nil || policy.RetryBudget != nil {
+		for _, p := range s.Ports {
+			at(p.Number, policy)
+		}
+	}
+	for i := range ports {
+		b.policy(fmt.Sprintf("%s: port %d", object, ports[i].Port), &ports[i].Policy)
+		at(ports[i].Port, ports[i].Policy)
+	}
+}
+
+func (b *builder) policy(object string, p *snapshot.Policy) {
+	switch p.LoadBalancer {
+	case "", snapshot.LeastRequest, snapshot.RoundRobin, snapshot.Random, snapshot.Passthrough:
+	default:
+		b.refuse("%s: load balancer %q is not known, want LEAST_REQUEST, ROUND_ROBIN, RANDOM or PASSTHROUGH", object, p.LoadBalancer)
+	}
+	switch p.TLS {
+	case "", snapshot.TLSDisable, snapshot.TLSMutual:
+	default:
+		b.refuse("%s: tls mode %q is not known, want DISABLE or MUTUAL", object, p.TLS)
+	}
+}
+
+func (b *builder) endpoints(object string, names []string) []*upstream.Endpoint {
 	endpoints := make([]*upstream.Endpoint, 0, len(names))
 	for _, name := range names {
 		w := b.byName[name]
@@ -186,7 +214,7 @@ func (b *builder) cluster(object string, svc *snapshot.Service, subset string, p
 			}
 		}
 	}
-	return upstream.NewCluster(svc, subset, policy.LoadBalancer, endpoints, b.old.Cluster(svc.Host, subset))
+	return endpoints
 }
 
 func (b *builder) virtualHost(object string, s *snapshot.VirtualHost, into *domains, bind bool) {

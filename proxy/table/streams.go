@@ -163,7 +163,11 @@ func (t *Table) Session(dst netip.AddrPort, tls bool, serverName string, random 
 	out.Target = out.Endpoint.Target(dst.Port())
 	if s := w.Canonical; s != nil {
 		out.Ends.Service = s.Service
-		out.Cluster = s.clusters[""].Name(dst.Port())
+		c := s.at("", dst.Port())
+		out.Cluster = c.Name(dst.Port())
+		if e := c.Member(dst.Addr()); e != nil {
+			out.Endpoint, out.Target = e, e.Target(dst.Port()) // as the service's policy wants it
+		}
 	}
 	return out
 }
@@ -191,7 +195,7 @@ func (t *Table) follow(r *streamRoute, port uint16, random uint64) Session {
 	if s := t.services[to.Service]; s != nil {
 		out.Ends.Service = s.Service
 	}
-	c := t.Cluster(to.Service, to.Subset)
+	c := t.ClusterAt(to.Service, to.Subset, port)
 	if c == nil {
 		out.Flag = exchange.FlagNoCluster
 		return out

@@ -48,6 +48,13 @@ type Service struct {
 
 	members  map[string]bool // names of the workloads that answer to it, healthy or not
 	clusters map[string]*upstream.Cluster
+	ports    map[lane]*upstream.Cluster // where a port has a policy, or counters, of its own
+}
+
+// lane is a subset at a port.
+type lane struct {
+	subset string
+	port   uint16
 }
 
 // Protocol is what is declared for a port of its workloads, else ProtocolAuto.
@@ -109,6 +116,22 @@ func (t *Table) Cluster(service, subset string) *upstream.Cluster {
 	s := t.services[service]
 	if s == nil {
 		return nil
+	}
+	return s.clusters[subset]
+}
+
+// ClusterAt is Cluster for requests to a port.
+func (t *Table) ClusterAt(service, subset string, port uint16) *upstream.Cluster {
+	s := t.services[service]
+	if s == nil {
+		return nil
+	}
+	return s.at(subset, port)
+}
+
+func (s *Service) at(subset string, port uint16) *upstream.Cluster {
+	if c := s.ports[lane{subset, port}]; c != nil {
+		return c
 	}
 	return s.clusters[subset]
 }

@@ -7,23 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/listen"
+	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // Target is where a session goes: decided before anything is dialled.
 type Target struct {
-	Addr netip.AddrPort
-	// Identity is the SPIFFE ID to expect by mutual TLS; empty for plain TCP.
-	Identity string
-	Cluster  string
-	Ends     exchange.Ends
-	// Load is told of each connection to the target, for balancing; nil if nobody counts.
+	upstream.Target
+	Cluster string
+	Ends    exchange.Ends
+	// Load is told of each connection to the target, for balancing and for bounds; nil if nobody counts.
 	Load Load
 	// Flag says why there is nothing to dial; empty where there is.
 	Flag exchange.Flag
@@ -31,7 +29,8 @@ type Target struct {
 
 // Load counts what is under way.
 type Load interface {
-	Begin()
+	// Begin counts a connection that is to be opened, until Done. It reports false where there are too many.
+	Begin() bool
 	Done()
 }
 
@@ -82,7 +81,11 @@ func (h *Handler) Connect(ctx context.Context, client *listen.Conn, conn *exchan
 	s := &Session{handler: h, client: client}
 	s.record = exchange.Session{Conn: conn, Start: time.Now(), Ends: to.Ends}
 	s.record.Upstream = exchange.Upstream{Cluster: to.Cluster, Remote: to.Addr, TLS: to.Identity != ""}
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.ConnectTimeout)
+	timeout := h.cfg.ConnectTimeout
+	if to.Settings != nil && to.Settings.ConnectTimeout > 0 {
+		timeout = time.Duration(to.Settings.ConnectTimeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	up, err := h.dial(ctx, to, &s.record)
 	if err != nil {
@@ -91,9 +94,7 @@ func (h *Handler) Connect(ctx context.Context, client *listen.Conn, conn *exchan
 		h.cfg.Recorder.SessionClosed(&s.record)
 		return nil, err
 	}
-	if s.load = to.Load; s.load != nil {
-		s.load.Begin()
-	}
+	s.load = to.Load
 	s.upstream = listen.NewConn(up)
 	s.record.Upstream.Local = listen.AddrPort(up.LocalAddr())
 	return s, nil
@@ -113,8 +114,15 @@ func (h *Handler) dial(ctx context.Context, to Target, record *exchange.Session)
 		record.Flag, record.Details = to.Flag, "no_healthy_upstream"
 		return nil, fmt.Errorf("%s has no endpoint", to.Cluster)
 	}
+	if to.Load != nil && !to.Load.Begin() {
+		record.Flag, record.Details = exchange.FlagUpstreamOverflow, "upstream_overflow"
+		return nil, fmt.Errorf("%s: %w", to.Cluster, upstream.ErrOverflow)
+	}
 	up, err := h.cfg.Dial(ctx, to)
 	if err != nil {
+		if to.Load != nil {
+			to.Load.Done()
+		}
 		record.Flag, record.Details, record.Upstream.Failure = exchange.FlagUpstreamConnect, "upstream_connect_failure", err.Error()
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/proxytest"
+	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // recorder keeps the records of sessions.
@@ -223,7 +224,7 @@ func TestConnectFailureIsRecorded(t *testing.T) {
 	rec := newRecorder()
 	h := New(Config{Recorder: rec, Dial: func(context.Context, Target) (net.Conn, error) { return nil, syscall.ECONNREFUSED }})
 	_, near := proxytest.Pair(t)
-	_, err := h.Connect(t.Context(), listen.NewConn(near), &exchange.Connection{}, Target{Identity: "spiffe://x/y"})
+	_, err := h.Connect(t.Context(), listen.NewConn(near), &exchange.Connection{}, Target{Target: upstream.Target{Identity: "spiffe://x/y"}})
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Connect = %v", err)
 	}

@@ -2,39 +2,108 @@ package upstream
 
 import (
 	"math/rand/v2"
+	"net/netip"
+	"reflect"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
 )
 
-// Cluster is the endpoints behind a service or one of its subsets.
+// Cluster is the endpoints behind a service or one of its subsets, with the policy for sending to them.
 type Cluster struct {
 	// Service is nil only in tests.
-	Service   *snapshot.Service
-	Subset    string
+	Service *snapshot.Service
+	Subset  string
+	// Endpoints are all, also those that are out for failing.
 	Endpoints []*Endpoint
 
 	host   string
-	policy snapshot.LoadBalancer
-	turn   *atomic.Uint32
+	policy snapshot.Policy
+	points *points // of consistent hashing; nil without
+	state  *clusterState
 	names  portMap[string]
 }
 
-// NewCluster makes a cluster. With old, the cluster of the same name before, round robin goes on where it was.
-func NewCluster(s *snapshot.Service, subset string, lb snapshot.LoadBalancer, endpoints []*Endpoint, old *Cluster) *Cluster {
-	c := &Cluster{Service: s, Subset: subset, Endpoints: endpoints, policy: lb}
+// clusterState survives a change of the routing table.
+type clusterState struct {
+	turn     atomic.Uint32
+	limits   *limits   // nil where nothing is bounded
+	detector *detector // nil where nobody is taken out
+}
+
+// NewCluster makes a cluster. From old, the cluster of the same name before, it takes over the turn, and if its policy is
+// the same then also connections, counters, and who is out. Where the policy is about connections or health, the cluster has
+// endpoints of its own, at the places of those that it is given: others have nothing to do with its bounds.
+func NewCluster(s *snapshot.Service, subset string, policy snapshot.Policy, endpoints []*Endpoint, old *Cluster) *Cluster {
+	c := &Cluster{Service: s, Subset: subset, Endpoints: endpoints, policy: policy}
 	if s != nil {
 		c.host = s.Host
 	}
-	if old != nil {
-		c.turn = old.turn
-	} else {
-		c.turn = new(atomic.Uint32)
+	same := old != nil && reflect.DeepEqual(old.policy, policy)
+	switch {
+	case same:
+		c.state = old.state
+	default:
+		c.state = &clusterState{limits: newLimits(&policy), detector: newDetector(policy.Outlier)}
 		// Begin anywhere: many proxies that start together must not all turn to the first endpoint.
-		c.turn.Store(rand.Uint32())
+		c.state.turn.Store(rand.Uint32())
+		if old != nil {
+			c.state.turn.Store(old.state.turn.Load())
+		}
+	}
+	if ownEndpoints(&policy) {
+		var before []*Endpoint
+		if same {
+			before = old.Endpoints
+		}
+		c.adopt(endpoints, before)
+	}
+	if policy.Hash != nil {
+		var before *points
+		if same {
+			before = old.points
+		}
+		c.points = newPoints(policy.Hash, c.Endpoints, before)
 	}
 	return c
+}
+
+func ownEndpoints(p *snapshot.Policy) bool {
+	return p.Connections != nil || p.Outlier != nil || p.Warmup != nil || p.RetryBudget != nil || p.TLS != ""
+}
+
+// adopt gives the cluster endpoints of its own, with the state of those it had before.
+func (c *Cluster) adopt(places, before []*Endpoint) {
+	c.Endpoints = make([]*Endpoint, 0, len(places))
+	for _, p := range places {
+		e := &Endpoint{Workload: p.Workload, Addr: p.Addr, Identity: p.Identity, settings: c.policy.Connections, limits: c.state.limits, detector: c.state.detector}
+		switch {
+		case c.policy.TLS == snapshot.TLSDisable:
+			e.Identity = ""
+		case c.policy.TLS == snapshot.TLSMutual && p.Workload != nil && p.Workload.Identity == "":
+			e.unreachable = errNoIdentity
+		}
+		for _, b := range before {
+			if b.samePlace(e) {
+				e.state = b.state
+			}
+		}
+		if e.state == nil {
+			e.state = &endpointState{}
+			if before != nil {
+				e.state.born = time.Now()
+			}
+		}
+		c.Endpoints = append(c.Endpoints, e)
+	}
+	if l := c.state.limits; l != nil {
+		l.members.Store(&c.Endpoints)
+	}
+	if d := c.state.detector; d != nil {
+		d.setMembers(c.Endpoints)
+	}
 }
 
 // Name is Istio's name of the cluster at a port: outbound|9080|v1|reviews.default.svc.cluster.local.
@@ -50,57 +119,134 @@ func ClusterName(direction string, port uint16, subset, host string) string {
 	return direction + "|" + strconv.Itoa(int(port)) + "|" + subset + "|" + host
 }
 
-// Pick chooses an endpoint, one that is not in avoid if there is such a one; nil if there is none at all.
+// Passthrough reports whether requests go to the very address that their client dialled.
+func (c *Cluster) Passthrough() bool { return c.policy.LoadBalancer == snapshot.Passthrough }
+
+// Hash says what of a request chooses the endpoint by PickKey; nil where Pick does.
+func (c *Cluster) Hash() *snapshot.Hash { return c.policy.Hash }
+
+// Pick chooses an endpoint, one that is not in avoid if there is such a one; nil if there is none at all, or all are out.
 func (c *Cluster) Pick(avoid []*Endpoint) *Endpoint {
-	eps := c.Endpoints
-	switch len(eps) {
-	case 0:
+	s := sieve{avoid: avoid, now: c.state.detector.clock(c.Endpoints)}
+	n := c.passing(&s)
+	if n == 0 && len(avoid) > 0 {
+		s.avoid = nil
+		n = c.passing(&s)
+	}
+	if n == 0 {
 		return nil
-	case 1:
-		return eps[0]
 	}
-	// With few endpoints chance would often yield one to avoid, so then all are looked at.
-	if len(avoid) > 0 {
-		left := make([]*Endpoint, 0, len(eps))
-		for _, e := range eps {
-			if !among(e, avoid) {
-				left = append(left, e)
-			}
+	e := c.choose(&s, n)
+	// An endpoint that warms up is often passed over; the bound is for when all do.
+	for range 8 {
+		if c.policy.Warmup == nil || e.warm(c.policy.Warmup, time.Now()) >= rand.Float64() {
+			break
 		}
-		if len(left) > 0 {
-			eps = left
-		}
+		e = c.choose(&s, n)
 	}
-	return c.choose(eps)
+	return e
 }
 
-func (c *Cluster) choose(eps []*Endpoint) *Endpoint {
-	n := uint32(len(eps)) //nolint:gosec // a mesh has fewer endpoints than 2^32
-	switch c.policy {
-	case snapshot.RoundRobin:
-		return eps[c.turn.Add(1)%n]
-	case snapshot.Random:
-		return eps[rand.Uint32N(n)]
-	default:
-		return leastRequest(eps, n)
-	}
+// sieve lets some of the endpoints through.
+type sieve struct {
+	avoid []*Endpoint
+	now   int64 // unix nanoseconds where some may be out; 0 where all are in
 }
 
-// leastRequest takes the less busy of two different endpoints chosen at random
-// (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancers#weighted-least-request).
-func leastRequest(eps []*Endpoint, n uint32) *Endpoint {
-	if n == 1 {
-		return eps[0]
+func (s *sieve) all() bool { return len(s.avoid) == 0 && s.now == 0 }
+
+func (s *sieve) passes(e *Endpoint) bool {
+	return (s.now == 0 || !e.out(s.now)) && !among(e, s.avoid)
+}
+
+// passing counts the endpoints that s lets through. Where too few are in, those that are out count too.
+func (c *Cluster) passing(s *sieve) int {
+	if s.now != 0 && c.state.detector.panics(c.Endpoints, s.now) {
+		s.now = 0
 	}
+	if s.all() {
+		return len(c.Endpoints)
+	}
+	n := 0
+	for _, e := range c.Endpoints {
+		if s.passes(e) {
+			n++
+		}
+	}
+	return n
+}
+
+// at is the endpoint i of those that s lets through.
+func (c *Cluster) at(s *sieve, i uint32) *Endpoint {
+	if s.all() {
+		return c.Endpoints[i]
+	}
+	var last *Endpoint
+	for _, e := range c.Endpoints {
+		if !s.passes(e) {
+			continue
+		}
+		last = e
+		if i == 0 {
+			break
+		}
+		i--
+	}
+	return last
+}
+
+func (c *Cluster) choose(s *sieve, count int) *Endpoint {
+	n := uint32(count) //nolint:gosec // a mesh has fewer endpoints than 2^32
+	switch {
+	case n == 1:
+		return c.at(s, 0)
+	case c.policy.LoadBalancer == snapshot.RoundRobin:
+		return c.at(s, c.state.turn.Add(1)%n)
+	case c.policy.LoadBalancer == snapshot.Random || c.policy.Hash != nil:
+		return c.at(s, rand.Uint32N(n))
+	}
+	// The less busy of two different endpoints chosen at random
+	// (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancers#weighted-least-request).
 	i := rand.Uint32N(n)
 	j := rand.Uint32N(n - 1)
 	if j >= i {
 		j++
 	}
-	if eps[j].Active() < eps[i].Active() {
-		return eps[j]
+	one, other := c.at(s, i), c.at(s, j)
+	if other.Active() < one.Active() {
+		return other
 	}
-	return eps[i]
+	return one
+}
+
+// PickKey chooses the endpoint of a key. It stays the same while it is there and in; when one comes or goes, only a fair
+// share of the keys changes place.
+func (c *Cluster) PickKey(key uint64) *Endpoint {
+	s := sieve{now: c.state.detector.clock(c.Endpoints)}
+	if len(c.Endpoints) == 0 || c.passing(&s) == 0 {
+		return nil
+	}
+	return c.points.pick(key, func(i int) bool { return s.passes(c.Endpoints[i]) }, c.Endpoints)
+}
+
+// BeginRetry counts a request that is sent again, until EndRetry. It reports false where there are too many.
+func (c *Cluster) BeginRetry() bool { return c.state.limits == nil || c.state.limits.beginRetry() }
+
+// EndRetry ends what BeginRetry began.
+func (c *Cluster) EndRetry() {
+	if c.state.limits != nil {
+		c.state.limits.retries.Add(-1)
+	}
+}
+
+// Member is the cluster's endpoint at an address, or nil.
+func (c *Cluster) Member(ip netip.Addr) *Endpoint {
+	for _, e := range c.Endpoints {
+		if e.Addr == ip {
+			return e
+		}
+	}
+	return nil
 }
 
 func among(e *Endpoint, list []*Endpoint) bool {

@@ -1,10 +1,14 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/http2"
@@ -19,24 +23,38 @@ type Endpoint struct {
 	Identity string
 
 	state *endpointState // shared by all that stand for the same place
+
+	// Of the cluster's policy; nil without.
+	settings    *snapshot.Connections
+	limits      *limits
+	detector    *detector
+	unreachable error // it can't be dialled as the policy wants
 }
+
+var errNoIdentity = errors.New("the destination's policy wants mutual tls, and the endpoint has no proxy to speak it")
 
 // endpointState survives a change of the routing table.
 type endpointState struct {
 	active atomic.Int64
 	pools  portMap[*pool]
+	health health
+	born   time.Time // when it came to others; zero for one that was there from the start
 }
 
 // NewEndpoint makes an endpoint. With old, which stands for the same place, it goes on with its connections and
 // counters, and only the workload's description is new.
 func NewEndpoint(w *snapshot.Workload, addr netip.Addr, identity string, old *Endpoint) *Endpoint {
 	e := &Endpoint{Workload: w, Addr: addr, Identity: identity}
-	if old != nil && old.Addr == addr && old.Identity == identity && slices.Equal(plainPorts(old.Workload), plainPorts(w)) {
+	if old != nil && old.samePlace(e) {
 		e.state = old.state
 	} else {
 		e.state = &endpointState{}
 	}
 	return e
+}
+
+func (e *Endpoint) samePlace(other *Endpoint) bool {
+	return e.Addr == other.Addr && e.Identity == other.Identity && slices.Equal(plainPorts(e.Workload), plainPorts(other.Workload))
 }
 
 func plainPorts(w *snapshot.Workload) []uint16 {
@@ -49,15 +67,61 @@ func plainPorts(w *snapshot.Workload) []uint16 {
 // Active is how many requests are under way.
 func (e *Endpoint) Active() int64 { return e.state.active.Load() }
 
-// Begin counts a request; Done ends it.
-func (e *Endpoint) Begin() { e.state.active.Add(1) }
+// Begin counts a request, which Done ends. It reports false, and counts nothing, where the cluster has too many.
+func (e *Endpoint) Begin() bool {
+	if e.limits != nil && !e.limits.begin() {
+		return false
+	}
+	e.state.active.Add(1)
+	return true
+}
 
 // Done ends what Begin began.
-func (e *Endpoint) Done() { e.state.active.Add(-1) }
+func (e *Endpoint) Done() {
+	e.state.active.Add(-1)
+	if e.limits != nil {
+		e.limits.end()
+	}
+}
+
+// Sessions counts connections that carry bytes, where the endpoint itself counts requests.
+func (e *Endpoint) Sessions() *Sessions { return (*Sessions)(e) }
+
+// Sessions is an endpoint that counts connections.
+type Sessions Endpoint
+
+// Begin counts a connection, which Done ends. It reports false, and counts nothing, where the cluster has too many.
+func (s *Sessions) Begin() bool {
+	if s.limits != nil && !s.limits.tryConnection() {
+		return false
+	}
+	s.state.active.Add(1)
+	return true
+}
+
+// Done ends what Begin began.
+func (s *Sessions) Done() {
+	s.state.active.Add(-1)
+	if s.limits != nil {
+		s.limits.release()
+	}
+}
+
+// warm is the share of requests that e is to get of those of a warm endpoint
+// (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/slow_start).
+func (e *Endpoint) warm(w *snapshot.Warmup, now time.Time) float64 {
+	const defaultMinimum = 10
+	age := now.Sub(e.state.born)
+	if e.state.born.IsZero() || age >= time.Duration(w.Duration) {
+		return 1
+	}
+	share := math.Pow(float64(age)/float64(w.Duration), 1/cmp.Or(w.Aggression, 1))
+	return max(share, cmp.Or(w.MinimumPercent, defaultMinimum)/100)
+}
 
 // Target is the endpoint at a port.
 func (e *Endpoint) Target(port uint16) Target {
-	t := Target{Addr: netip.AddrPortFrom(e.Addr, port), Identity: e.Identity}
+	t := Target{Addr: netip.AddrPortFrom(e.Addr, port), Identity: e.Identity, Settings: e.settings, Unreachable: e.unreachable}
 	if slices.Contains(plainPorts(e.Workload), port) {
 		t.Identity = "" // its sidecar does not take this port
 	}
@@ -91,5 +155,5 @@ func (e *Endpoint) pool(tr *Transport, port uint16) *pool {
 	if p, ok := m.get(port); ok {
 		return p
 	}
-	return m.add(port, &pool{transport: tr, target: e.Target(port)})
+	return m.add(port, &pool{transport: tr, target: e.Target(port), bounds: e.limits})
 }

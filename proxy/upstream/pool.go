@@ -18,6 +18,7 @@ type pool struct {
 	transport *Transport
 	target    Target
 	plain     *Endpoint // the endpoint of Transport.Plain that this pool belongs to; nil for a mesh endpoint
+	bounds    *limits   // of the cluster; nil without
 
 	mu    sync.Mutex
 	idle  []*Conn
@@ -37,7 +38,8 @@ type Conn struct {
 
 	pool    *pool
 	expires time.Time // as an idle connection
-	until   time.Time // the peer's certificate is good; zero for plain text
+	until   time.Time // the peer's certificate is good, and the connection young enough; zero for ever
+	served  uint32    // exchanges
 	quiet   func() bool
 }
 
@@ -62,7 +64,23 @@ func (p *pool) take() *Conn {
 	}
 }
 
+// dial opens a connection, if need be when another is closed or becomes idle: then that may be the one.
 func (p *pool) dial(ctx context.Context) (*Conn, error) {
+	if p.bounds == nil {
+		return p.connect(ctx)
+	}
+	if c, err := p.bounds.acquire(ctx, p); c != nil || err != nil {
+		return c, err
+	}
+	c, err := p.connect(ctx)
+	p.bounds.connected()
+	if err != nil {
+		p.bounds.release()
+	}
+	return c, err
+}
+
+func (p *pool) connect(ctx context.Context) (*Conn, error) {
 	raw, err := p.transport.Dial(ctx, p.target, mesh.ALPNHTTP1)
 	if err != nil {
 		return nil, err
@@ -71,8 +89,19 @@ func (p *pool) dial(ctx context.Context) (*Conn, error) {
 	if t, ok := raw.(*tls.Conn); ok {
 		c.until = t.ConnectionState().PeerCertificates[0].NotAfter
 	}
+	c.until = p.youngUntil(c.until)
 	c.quiet = quietCheck(raw)
 	return c, nil
+}
+
+// youngUntil is the end of a connection that begins now: until, or an earlier one by the settings.
+func (p *pool) youngUntil(until time.Time) time.Time {
+	if s := p.target.Settings; s != nil && s.MaxAge > 0 {
+		if end := time.Now().Add(time.Duration(s.MaxAge)); until.IsZero() || end.Before(until) {
+			return end
+		}
+	}
+	return until
 }
 
 func (p *pool) link(raw net.Conn) Link {
@@ -93,6 +122,15 @@ func (p *pool) limits() http1.Limits {
 func (c *Conn) Keep(timeout time.Duration) {
 	p := c.pool
 	limit := p.transport.cfg.IdleTimeout
+	c.served++
+	if s := p.target.Settings; s != nil {
+		if s.IdleTimeout > 0 {
+			limit = time.Duration(s.IdleTimeout)
+		}
+		if s.MaxPerConnection > 0 && c.served >= s.MaxPerConnection {
+			limit = 0
+		}
+	}
 	if timeout > 0 {
 		// A second less than the peer's own limit: it must not close just as we send.
 		limit = min(limit, timeout-time.Second)
@@ -114,8 +152,11 @@ func (c *Conn) Keep(timeout time.Duration) {
 		p.arm(limit)
 	}
 	p.mu.Unlock()
-	if full {
+	switch {
+	case full:
 		c.Discard()
+	case p.bounds != nil:
+		p.bounds.idle()
 	}
 }
 
@@ -123,6 +164,9 @@ func (c *Conn) Keep(timeout time.Duration) {
 func (c *Conn) Discard() {
 	_ = c.Close()
 	c.Reader.Release()
+	if l := c.pool.bounds; l != nil {
+		l.release()
+	}
 }
 
 // arm schedules a sweep; p.mu is held. One timer serves the whole pool.

@@ -21,7 +21,11 @@ type Stream struct {
 type shared struct {
 	*http2.ClientConn
 	link  Link
-	until time.Time // the peer's certificate is good; zero for plain text
+	until time.Time // the peer's certificate is good, and the connection young enough; zero for ever
+	// counted says that it takes a connection of the cluster's bound. The first to an endpoint is opened also where none is
+	// left: HTTP/2 can wait for no other's.
+	counted bool
+	served  uint32 // streams; the pool's mu
 }
 
 // dialing is a connection on its way, which many may wait for.
@@ -74,6 +78,10 @@ func (p *pool) roomiest() *shared {
 			c.Drain() // who is there has to be proven anew
 			continue
 		}
+		if n := p.maxPerConnection(); n > 0 && c.served >= n {
+			c.Drain()
+			continue
+		}
 		open, room := c.Load()
 		if room == 0 {
 			continue
@@ -83,10 +91,21 @@ func (p *pool) roomiest() *shared {
 			best, least = c, open
 		}
 	}
-	if best != nil && least >= crowded && usable < spread && p.dialing == nil {
+	if best != nil && least >= crowded && usable < spread && p.dialing == nil && (p.bounds == nil || p.bounds.room()) {
 		return nil
 	}
+	if best != nil {
+		best.served++
+	}
 	return best
+}
+
+// maxPerConnection is how many requests one connection carries, 0 for any number.
+func (p *pool) maxPerConnection() uint32 {
+	if s := p.target.Settings; s != nil {
+		return s.MaxPerConnection
+	}
+	return 0
 }
 
 // dialShared opens a connection, or waits for the one that is on its way.
@@ -125,6 +144,9 @@ func (p *pool) connectShared(ctx context.Context, d *dialing) {
 		return
 	}
 	_ = c.Run() // its streams are told, and they tell
+	if c.counted {
+		p.bounds.release()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, other := range p.shared {
@@ -148,11 +170,16 @@ func (p *pool) newShared(ctx context.Context) (*shared, error) {
 	if cfg.Timeouts.Idle == 0 {
 		cfg.Timeouts.Idle = p.transport.cfg.IdleTimeout
 	}
+	if s := p.target.Settings; s != nil && s.IdleTimeout > 0 {
+		cfg.Timeouts.Idle = time.Duration(s.IdleTimeout)
+	}
 	c := &shared{ClientConn: http2.NewClientConn(raw, cfg), link: p.link(raw)}
 	c.link.Reused = true // all but the first stream; that one loses nothing by it
 	if t, ok := raw.(*tls.Conn); ok {
 		c.until = t.ConnectionState().PeerCertificates[0].NotAfter
 	}
+	c.until = p.youngUntil(c.until)
+	c.counted = p.bounds != nil && p.bounds.tryConnection()
 	return c, nil
 }
 

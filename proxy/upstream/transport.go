@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/http1"
 	"github.com/composure-mesh/composure/proxy/http2"
 )
@@ -25,6 +26,10 @@ type Target struct {
 	Addr netip.AddrPort
 	// Identity is the SPIFFE ID that the peer must prove by mutual TLS; empty means plain text.
 	Identity string
+	// Settings are the cluster's for connections; nil is without.
+	Settings *snapshot.Connections
+	// Unreachable is why it may not be dialled; nil where it may.
+	Unreachable error
 }
 
 // DialFunc opens a TCP connection.
@@ -90,9 +95,19 @@ func New(cfg Config) *Transport {
 
 // Dial connects to t: plain TCP, or mutual TLS with the protocol alpn and exactly the identity that t names.
 func (tr *Transport) Dial(ctx context.Context, t Target, alpn string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, tr.cfg.ConnectTimeout)
+	if t.Unreachable != nil {
+		return nil, t.Unreachable
+	}
+	timeout := tr.cfg.ConnectTimeout
+	if t.Settings != nil && t.Settings.ConnectTimeout > 0 {
+		timeout = time.Duration(t.Settings.ConnectTimeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	raw, err := tr.cfg.Dial(ctx, t.Addr)
+	if err == nil {
+		err = t.keepAlive(raw)
+	}
 	if err != nil || t.Identity == "" {
 		return raw, err
 	}
@@ -110,6 +125,27 @@ func (tr *Transport) Dial(ctx context.Context, t Target, alpn string) (net.Conn,
 		return nil, fmt.Errorf("tls handshake with %s: peer chose protocol %q, want %q", t.Addr, got, alpn)
 	}
 	return conn, nil
+}
+
+// keepAlive has the kernel probe a connection that is silent, as the settings want.
+func (t *Target) keepAlive(conn net.Conn) error {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok || t.Settings == nil || t.Settings.KeepAlive == nil {
+		return nil
+	}
+	k := t.Settings.KeepAlive
+	set := net.KeepAliveConfig{Enable: true, Idle: time.Duration(k.Idle), Interval: time.Duration(k.Interval), Count: int(k.Probes)}
+	// 0 is the kernel's own, which is -1 in this package.
+	if set.Idle == 0 {
+		set.Idle = -1
+	}
+	if set.Interval == 0 {
+		set.Interval = -1
+	}
+	if set.Count == 0 {
+		set.Count = -1
+	}
+	return tcp.SetKeepAliveConfig(set)
 }
 
 func (tr *Transport) tlsConfig(id, alpn string) (*tls.Config, error) {

@@ -63,6 +63,8 @@ type shop struct {
 	seen map[string][]string // what each workload got: "METHOD path host"
 	dial map[netip.AddrPort]string
 	down map[string]bool // workloads that refuse connections
+
+	dials map[string]int // connections to each workload
 }
 
 // open starts the applications and a proxy for the workload from, with rules.
@@ -70,7 +72,7 @@ func open(t *testing.T, from, rules string) *shop {
 	t.Helper()
 	s := &shop{
 		t: t, facts: facts(), from: from, done: make(chan exchange.Exchange, 1000),
-		seen: map[string][]string{}, dial: map[netip.AddrPort]string{}, down: map[string]bool{},
+		seen: map[string][]string{}, dial: map[netip.AddrPort]string{}, down: map[string]bool{}, dials: map[string]int{},
 	}
 	for _, w := range s.facts.Workloads {
 		app := httptest.NewServer(s.app(w.Name))
@@ -110,7 +112,9 @@ func (s *shop) apply(rules string) {
 func (s *shop) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	s.mu.Lock()
 	addr, known := s.dial[to]
-	down := s.down[s.workloadAt(to.Addr())]
+	name := s.workloadAt(to.Addr())
+	down := s.down[name]
+	s.dials[name]++
 	s.mu.Unlock()
 	if !known || down {
 		return nil, fmt.Errorf("connect to %s: connection refused", to)
@@ -144,7 +148,8 @@ func (s *shop) app(name string) http.Handler {
 		h.Set("Saw-Host", r.Host)
 		h.Set("Saw-Path", r.RequestURI)
 		command, arg, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-		if arg, version, only := strings.Cut(arg, "@"); only && !strings.HasSuffix(name, version) {
+		arg, version, only := strings.Cut(arg, "@")
+		if only && !strings.HasSuffix(name, version) {
 			command = ""
 		} else if n, err := strconv.Atoi(arg); err == nil && command == "status" {
 			w.WriteHeader(n)
@@ -254,6 +259,85 @@ func (c *client) do(method, url string, header ...string) *answer {
 		c.s.t.Fatal(err)
 	}
 	return &answer{Response: resp, body: string(body), record: <-c.s.done}
+}
+
+// dialled is how many connections a workload got.
+func (s *shop) dialled(workload string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dials[workload]
+}
+
+// active is how many requests each endpoint of reviews has under way.
+func (s *shop) active() (counts []int64) {
+	for _, e := range s.table.Load().Cluster("reviews.default.svc.cluster.local", "").Endpoints {
+		counts = append(counts, e.Active())
+	}
+	return counts
+}
+
+// until waits for a condition that comes without a sign.
+func (s *shop) until(done func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatal("it did not come to that in 20 s")
+		}
+	}
+}
+
+// hang sends n requests that nobody answers, one after the other, and returns when all have arrived. They end with end.
+func (s *shop) hang(n int, url string) *hung {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	h := &hung{}
+	arrived := func() (all int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, got := range s.seen {
+			all += len(got)
+		}
+		return all
+	}
+	before := arrived()
+	for i := range n {
+		c := s.client("reviews")
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+url, nil)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		h.wg.Go(func() {
+			if resp, err := c.http.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		})
+		s.until(func() bool { return arrived() == before+i+1 })
+	}
+	h.cancel = func() {
+		cancel()
+		for range n {
+			<-s.done // its record: then it counts no more
+		}
+	}
+	return h
+}
+
+// background sends a request, the status of whose answer comes later.
+func (s *shop) background(url string, status chan<- int) {
+	c := s.client("reviews")
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "http://"+url, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		resp, err := c.http.Do(req)
+		if err != nil {
+			status <- 0
+			return
+		}
+		resp.Body.Close()
+		status <- resp.StatusCode
+	}()
 }
 
 // requests are how many a workload has got, and forgets them all.
