@@ -281,7 +281,7 @@ func (s *server) blame(err error) *filter.Answer {
 	if f := s.client.gone(); f != nil {
 		return f
 	}
-	return &clientGone
+	return departure(err)
 }
 
 // errStale is not an answer: the request is to be sent again.

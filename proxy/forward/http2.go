@@ -105,24 +105,28 @@ type client2 struct {
 
 // reset is called when the client resets the stream, or is gone with its connection.
 func (c *client2) reset(err error) {
-	f := &clientGone
-	var e *http2.StreamError
-	switch {
-	case errors.Is(err, http2.ErrStreamIdle):
-		f = &streamIdle
-	case errors.As(err, &e) && !e.Remote:
-		f = &clientBroke
-	case errors.As(err, &e) && !e.Lost:
-		f = &clientReset
-	}
 	c.mu.Lock()
-	c.way.Store(f)
+	c.way.Store(departure(err))
 	if c.up != nil {
 		_ = c.up.Close()
 	}
 	c.mu.Unlock()
 	c.leaves <- struct{}{}
 	c.told <- struct{}{}
+}
+
+// departure is how a client left, by the error that its stream ended with.
+func departure(err error) *filter.Answer {
+	var e *http2.StreamError
+	switch {
+	case errors.Is(err, http2.ErrStreamIdle):
+		return &streamIdle
+	case errors.As(err, &e) && !e.Remote:
+		return &clientBroke
+	case errors.As(err, &e) && !e.Lost:
+		return &clientReset
+	}
+	return &clientGone
 }
 
 func (c *client2) hold(up link) {

@@ -22,7 +22,7 @@ type pump struct {
 	done     chan struct{} // one token at the end
 
 	// Valid after stop.
-	sent  int64          // body bytes
+	read  int64          // body bytes
 	fault *filter.Answer // the client's; the upstream connection was closed for it
 
 	// keep asks for a copy of what is carried, as it was sent, and kept is that; more than most is given up as spilled.
@@ -58,7 +58,7 @@ func (p *pump) remember(b []byte) {
 // startPump begins to read from the client. With upload the body is carried to up first. up may be nil without.
 func (s *server) startPump(up link, upload bool) {
 	p := &s.pump
-	p.running, p.sent, p.fault = true, 0, nil
+	p.running, p.read, p.fault = true, 0, nil
 	p.ran = true
 	p.stopping.Store(false)
 	p.uploaded.Store(!upload)
@@ -78,8 +78,8 @@ func (s *server) stopPump() {
 		_ = s.client.SetReadDeadline(past)
 		<-p.done
 		p.running = false
-		s.x.BytesReceived += p.sent
-		p.sent = 0
+		s.x.BytesReceived += p.read
+		p.read = 0
 	}
 	if f := s.client.gone(); f != nil {
 		p.fault = f
@@ -140,12 +140,12 @@ func (s *server) upload(up link) (f *filter.Answer, failed bool) {
 		now, ended := time.Now(), isEOF(err)
 		if len(out) > 0 || ended {
 			s.active.Store(now.UnixNano())
+			s.pump.read += int64(n)
 			s.pump.remember(out)
 			_ = up.SetWriteDeadline(now.Add(limit))
 			if err := up.more(out, ended, s.in.Trailer()); err != nil {
 				return nil, true
 			}
-			s.pump.sent += int64(n)
 		}
 		switch {
 		case ended:

@@ -11,71 +11,14 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
+
+	"github.com/composure-mesh/composure/proxy/proxytest"
 )
-
-func block(fields ...string) []byte {
-	var b bytes.Buffer
-	e := hpack.NewEncoder(&b)
-	for i := 0; i < len(fields); i += 2 {
-		_ = e.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
-	}
-	return b.Bytes()
-}
-
-var getBlock = []string{":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a"}
 
 // TestFloods sends each kind of flood and expects GOAWAY with ENHANCE_YOUR_CALM after a bounded number of frames, and of
 // handlers.
 func TestFloods(t *testing.T) {
-	get := block(getBlock...)
-	open := func(f *http2.Framer, id uint32, end bool) {
-		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: get, EndHeaders: true, EndStream: end})
-	}
-	floods := map[string]func(f *http2.Framer, n uint32){
-		"PING":     func(f *http2.Framer, _ uint32) { _ = f.WritePing(false, [8]byte{}) },
-		"SETTINGS": func(f *http2.Framer, _ uint32) { _ = f.WriteSettings() },
-		"SETTINGS window toggle": func(f *http2.Framer, n uint32) {
-			_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: n % 2 * 1000})
-		},
-		"PRIORITY":      func(f *http2.Framer, n uint32) { _ = f.WritePriority(2*n+1, http2.PriorityParam{}) },
-		"unknown type":  func(f *http2.Framer, _ uint32) { _ = f.WriteRawFrame(0x0b, 0, 0, nil) },
-		"WINDOW_UPDATE": func(f *http2.Framer, _ uint32) { _ = f.WriteWindowUpdate(0, 1) },
-		"empty DATA": func(f *http2.Framer, n uint32) {
-			if n == 0 {
-				open(f, 1, false)
-			}
-			_ = f.WriteData(1, false, nil)
-		},
-		"padding only": func(f *http2.Framer, n uint32) {
-			if n == 0 {
-				open(f, 1, false)
-			}
-			_ = f.WriteDataPadded(1, false, nil, make([]byte, 10))
-		},
-		"rapid reset": func(f *http2.Framer, n uint32) {
-			open(f, 2*n+1, true)
-			_ = f.WriteRSTStream(2*n+1, http2.ErrCodeCancel)
-		},
-		"MadeYouReset": func(f *http2.Framer, n uint32) {
-			open(f, 2*n+1, true)
-			_ = f.WriteRawFrame(http2.FrameWindowUpdate, 0, 2*n+1, make([]byte, 4))
-		},
-		"too many streams": func(f *http2.Framer, n uint32) { open(f, 2*n+1, false) },
-		"CONTINUATION": func(f *http2.Framer, n uint32) {
-			if n == 0 {
-				_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: get})
-			}
-			_ = f.WriteContinuation(1, false, nil)
-		},
-		"CONTINUATION bytes": func(f *http2.Framer, n uint32) {
-			if n == 0 {
-				_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: get})
-			}
-			_ = f.WriteContinuation(1, false, block("x", strings.Repeat("~", 1<<10)))
-		},
-	}
-	for name, flood := range floods {
+	for name, flood := range proxytest.Floods() {
 		t.Run(name, func(t *testing.T) {
 			var running, most atomic.Int32
 			addr := listen(t, Config{}, func(s *ServerStream) {
@@ -91,43 +34,14 @@ func TestFloods(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer nc.Close()
-			_, _ = io.WriteString(nc, http2.ClientPreface)
-			ended := make(chan error, 1)
-			w := http2.NewFramer(nc, nil)
-			w.AllowIllegalWrites = true
-			_ = w.WriteSettings()
-			go func() {
-				r := http2.NewFramer(nil, nc)
-				for {
-					f, err := r.ReadFrame()
-					if err != nil {
-						ended <- err
-						return
-					}
-					if g, ok := f.(*http2.GoAwayFrame); ok {
-						ended <- http2.ConnectionError(g.ErrCode)
-						return
-					}
-				}
-			}()
-			deadline := time.After(20 * time.Second)
-			for n := range uint32(1_000_000) {
-				flood(w, n)
-				select {
-				case err := <-ended:
-					if err != http2.ConnectionError(http2.ErrCodeEnhanceYourCalm) { //nolint:errorlint // the very value
-						t.Errorf("ended with %v after %d rounds, want ENHANCE_YOUR_CALM", err, n)
-					}
-					if most.Load() > 100 {
-						t.Errorf("%d handlers at once, want 100 at most", most.Load())
-					}
-					return
-				case <-deadline:
-					t.Fatalf("not cut off after %d rounds", n)
-				default:
-				}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := proxytest.Flood(ctx, nc, flood); err != http2.ConnectionError(http2.ErrCodeEnhanceYourCalm) { //nolint:errorlint // the very value
+				t.Errorf("ended with %v, want ENHANCE_YOUR_CALM", err)
 			}
-			t.Error("not cut off")
+			if most.Load() > 100 {
+				t.Errorf("%d handlers at once, want 100 at most", most.Load())
+			}
 		})
 	}
 }
@@ -160,9 +74,9 @@ func FuzzFrames(f *testing.F) {
 	var seed bytes.Buffer
 	w := http2.NewFramer(&seed, nil)
 	_ = w.WriteSettings()
-	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block(getBlock...), EndHeaders: true})
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: proxytest.Block(":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a"), EndHeaders: true})
 	_ = w.WriteData(1, false, []byte("body"))
-	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block("x", "y"), EndHeaders: true, EndStream: true})
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: proxytest.Block("x", "y"), EndHeaders: true, EndStream: true})
 	_ = w.WriteWindowUpdate(0, 5)
 	_ = w.WritePing(false, [8]byte{})
 	_ = w.WriteRSTStream(1, http2.ErrCodeCancel)
