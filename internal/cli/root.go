@@ -38,7 +38,7 @@ func newRoot(env *Env) *cobra.Command {
 	})
 	root.PersistentFlags().StringVarP(&env.Project, "project-name", "p", "", "the mesh to talk to: its compose project; default: the one of this directory, or the only one that runs")
 	root.AddCommand(
-		newCompose(env), newImages(env), newInstall(env), newUninstall(env),
+		newCompose(env), newImages(env), newInstall(env), newUninstall(env), newUpgrade(env),
 		newApply(env), newGet(env), newDelete(env),
 		newProxyStatus(env), newProxyConfig(env), newCerts(env), newMetrics(env),
 		newEvents(env), newDoctor(env), newPolicy(env), newJWT(env),

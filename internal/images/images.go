@@ -99,12 +99,15 @@ func readIndex(arch string) (Index, error) {
 }
 
 // Ref is the image's name, such as composure/proxy:1.2.0.
-func (s *Set) Ref(component string) string {
-	tag := s.tags.Version
+func (s *Set) Ref(component string) string { return "composure/" + component + ":" + s.tag(component) }
+
+// tag is all that an image knows of a version: Compose re-creates a container whose image's id has changed under the same
+// name, and the sandbox's must not change with each version.
+func (s *Set) tag(component string) string {
 	if component == "sandbox" {
-		tag = s.tags.Sandbox
+		return s.tags.Sandbox
 	}
-	return "composure/" + component + ":" + tag
+	return s.tags.Version
 }
 
 // Content is the digest that an engine's copy of the image carries in labels.Content.
@@ -169,7 +172,7 @@ func (s *Set) render(c Component, l map[string]string) []byte {
 			"Labels":     l,
 		},
 		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + s.index.Layers[c.Name]}},
-		"history": []map[string]any{{"created": "1970-01-01T00:00:00Z", "created_by": "composure " + s.index.Version}},
+		"history": []map[string]any{{"created": "1970-01-01T00:00:00Z", "created_by": "composure " + s.tag(c.Name)}},
 	})
 	if err != nil {
 		panic(err) // strings and maps always encode

@@ -54,6 +54,21 @@ func TestLayerIsDeterministic(t *testing.T) {
 	}
 }
 
+// Compose re-creates a container whose image's id is another under the same name: a version that leaves the sandbox alone must
+// leave its image's bytes alone.
+func TestSandboxDoesNotChangeWithTheVersion(t *testing.T) {
+	set := func(version string) *Set {
+		return &Set{arch: "amd64", index: Index{Version: version, Layers: map[string]string{"sandbox": "abc", "proxy": "def"}}, tags: Tags{Version: version, Sandbox: "abc"}}
+	}
+	old, next := set("1.0.0"), set("1.0.1")
+	if c := (Component{Name: "sandbox"}); !bytes.Equal(old.labelled(c), next.labelled(c)) {
+		t.Errorf("sandbox:\n%s\n%s", old.labelled(c), next.labelled(c))
+	}
+	if c := (Component{Name: "proxy"}); bytes.Equal(old.labelled(c), next.labelled(c)) {
+		t.Error("the proxy's image does not say its version")
+	}
+}
+
 // A fresh volume takes over the owners of the directory it is mounted on, so each plane must own its own.
 func TestDirectoriesHaveTheirOwners(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program")
