@@ -37,8 +37,9 @@ type Destination struct {
 	Service, Subset string
 	Port            uint16 // 0: the port that the client dialled
 	Weight          uint32
-	// Handler serves the requests that go there.
+	// Handler serves the requests that go there. It was made of the route's rules and Headers.
 	Handler filter.Handler
+	Headers *snapshot.Headers
 }
 
 // Compile makes Routes of a virtual host's. The error names every rule that is wrong.
@@ -84,7 +85,7 @@ func compile(s *snapshot.Route) (*Route, error) {
 			return nil, err
 		}
 		r.total += uint64(d.Weight)
-		r.Destinations = append(r.Destinations, Destination{Service: d.Service, Subset: d.Subset, Port: d.Port, Weight: d.Weight, Handler: h})
+		r.Destinations = append(r.Destinations, Destination{Service: d.Service, Subset: d.Subset, Port: d.Port, Weight: d.Weight, Handler: h, Headers: d.Headers})
 	}
 	if r.total == 0 {
 		return nil, errors.New("destinations: no one has a weight above 0")
@@ -139,7 +140,7 @@ type Step struct {
 	Reasons []string
 }
 
-// Explain tries the routes in order, up to and with the one that matches.
+// Explain does what Match does, and tells how each route up to the one that matches fared.
 func (rs *Routes) Explain(q *Request) []Step {
 	var steps []Step
 	for _, r := range rs.list {
@@ -148,6 +149,7 @@ func (rs *Routes) Explain(q *Request) []Step {
 			c := m.fails(q)
 			if c == nil {
 				s.Matched, s.Reasons = true, nil
+				q.Prefix = m.prefix
 				break
 			}
 			s.Reasons = append(s.Reasons, c.String())
