@@ -61,10 +61,7 @@ func TestVirtualService(t *testing.T) {
 		}},
 		{"list", virtualService("{hosts: reviews, http: {}}"), []string{`spec.hosts: want a list, got the string "reviews"`, `spec.http: want a list, got an object`}},
 		{"two of one", route(to + ", match: [{uri: {exact: /a, prefix: /b}}]"), []string{`spec.http[0].match[0].uri: want only one of exact, prefix, regex, got exact and prefix`}},
-		{"other routes", virtualService("{hosts: [a], tls: [], tcp: []}"), []string{
-			`spec.tcp: is not supported yet`, `spec.tls: is not supported yet`,
-		}},
-		{"nothing", virtualService("{}"), []string{`spec.hosts: want at least one host`, `spec.http: want at least one route`}},
+		{"nothing", virtualService("{}"), []string{`spec.hosts: want at least one host`, `spec.http: want at least one route, here or in tls or tcp`}},
 		{"no route", route("name: a"), []string{`spec.http[0].route: want at least one destination, or redirect, directResponse or delegate`}},
 		{"no destination", route("route: [{weight: 1}]"), []string{`spec.http[0].route[0].destination: want a destination with a host`}},
 		{"destination", route("route: [{destination: {host: '*.a', subset: 'a b', port: {number: 0}}}, {destination: {}}]"), []string{
@@ -155,14 +152,14 @@ func TestGateway(t *testing.T) {
 		{"nothing", gateway("{}"), []string{`spec.servers: want at least one server`}},
 		{"server", gateway("{servers: [{}, {port: {number: 99999, protocol: SMTP}, hosts: ['a b', 'x.y/z']}]}"), []string{
 			`spec.servers[0].port: want a port`, `spec.servers[0].hosts: want at least one host, or "*"`,
-			`spec.servers[1].port.number: want a port between 1 and 65535, got 99999`, `spec.servers[1].port.name: want a name`, `spec.servers[1].port.protocol: want HTTP, got "SMTP"`,
+			`spec.servers[1].port.number: want a port between 1 and 65535, got 99999`, `spec.servers[1].port.name: want a name`, `spec.servers[1].port.protocol: want HTTP, HTTP2, GRPC, TCP or TLS, got "SMTP"`,
 			`spec.servers[1].hosts[0]: want a host name, got "a b"`, `spec.servers[1].hosts[1]: want a namespace, *, or . before the /, got "x.y/z"`,
 		}},
 		{"not yet", gateway("{servers: [{port: {number: 443, name: a, protocol: HTTPS}, hosts: [a]}, {port: {number: 80, name: a, protocol: HTTP}, hosts: [a]}]}"), []string{
 			`spec.servers[0].port.protocol: HTTPS is not supported yet`, `spec.servers[1].port.name: want a name of its own, "a" is that of servers[0]`,
 		}},
 		{"fields not yet", gateway("{servers: [{port: {number: 443, name: a, protocol: HTTPS, targetPort: 8}, tls: {mode: SIMPLE}, bind: a, hosts: [a]}]}"), []string{
-			`spec.servers[0].bind: is not supported yet`, `spec.servers[0].port.targetPort: is not supported yet`, `spec.servers[0].tls: is not supported yet`,
+			`spec.servers[0].bind: is not supported yet`, `spec.servers[0].port.targetPort: is not supported yet`,
 		}},
 	}
 	for _, c := range cases {

@@ -21,7 +21,8 @@ func Gateway() *Kind {
 func gatewayFields() fieldSet {
 	return fields(networkingPackage,
 		"Gateway.servers", "Gateway.selector",
-		"Server.port", "Server.hosts", "Server.name",
+		"Server.port", "Server.hosts", "Server.name", "Server.tls",
+		"ServerTLSSettings.mode", "ServerTLSSettings.https_redirect",
 		"Port.number", "Port.protocol", "Port.name",
 	)
 }
@@ -53,7 +54,7 @@ func validateGateway(o *Object) Problems {
 	names := map[string]int{}
 	for i, server := range gw.Servers {
 		path := Path{"spec", "servers", i}
-		validateServerPort(&ps, path.At("port"), server.Port)
+		validateServerPort(&ps, path, server)
 		if name := server.GetPort().GetName(); name != "" {
 			if first, taken := names[name]; taken {
 				ps.invalid(path.At("port", "name"), fmt.Sprintf("want a name of its own, %q is that of servers[%d]", name, first))
@@ -77,24 +78,43 @@ func validateGateway(o *Object) Problems {
 	return ps
 }
 
-func validateServerPort(ps *Problems, path Path, port *networking.Port) {
+func validateServerPort(ps *Problems, path Path, server *networking.Server) {
+	port := server.Port
 	if port == nil {
-		ps.required(path, "want a port")
+		ps.required(path.At("port"), "want a port")
 		return
 	}
 	if msg := checkPort(port.Number); msg != "" {
-		ps.invalid(path.At("number"), msg)
+		ps.invalid(path.At("port", "number"), msg)
 	}
 	if port.Name == "" {
-		ps.required(path.At("name"), "want a name")
+		ps.required(path.At("port", "name"), "want a name")
 	}
+	tls := server.Tls
+	const protocols = "HTTP, HTTP2, GRPC, TCP or TLS"
 	switch p := strings.ToUpper(port.Protocol); p {
-	case "HTTP":
+	case "HTTP", "HTTP2", "GRPC":
+		if tls != nil && !tls.HttpsRedirect {
+			ps.invalid(path.At("tls"), "want none for protocol "+p+", but for httpsRedirect: true")
+		}
+	case "TCP":
+		if tls != nil {
+			ps.invalid(path.At("tls"), "want none for protocol TCP")
+		}
+	case "TLS":
+		switch {
+		case tls == nil:
+			ps.required(path.At("tls", "mode"), "want PASSTHROUGH")
+		case tls.HttpsRedirect:
+			ps.invalid(path.At("tls", "httpsRedirect"), "want it for protocol HTTP only")
+		case tls.Mode != networking.ServerTLSSettings_PASSTHROUGH:
+			ps.unsupported(path.At("tls", "mode"), tls.Mode.String())
+		}
 	case "":
-		ps.required(path.At("protocol"), "want HTTP")
-	case "HTTPS", "HTTP2", "GRPC", "GRPC-WEB", "TCP", "TLS", "MONGO":
-		ps.unsupported(path.At("protocol"), p)
+		ps.required(path.At("port", "protocol"), "want "+protocols)
+	case "HTTPS", "GRPC-WEB", "MONGO":
+		ps.unsupported(path.At("port", "protocol"), p)
 	default:
-		ps.invalid(path.At("protocol"), fmt.Sprintf("want HTTP, got %q", port.Protocol))
+		ps.invalid(path.At("port", "protocol"), fmt.Sprintf("want %s, got %q", protocols, port.Protocol))
 	}
 }

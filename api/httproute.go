@@ -88,13 +88,21 @@ func validateWeights(ps *Problems, path Path, routes []*networking.HTTPRouteDest
 	var sum int64
 	for i, dest := range routes {
 		validateDestination(ps, path.At(i, "destination"), dest.GetDestination())
-		if dest.GetWeight() < 0 {
-			ps.invalid(path.At(i, "weight"), fmt.Sprintf("want a weight of 0 or more, got %d", dest.GetWeight()))
-		}
-		sum += int64(dest.GetWeight())
+		sum += validateWeight(ps, path.At(i, "weight"), dest.GetWeight())
 		validateHeaders(ps, path.At(i, "headers"), dest.GetHeaders())
 	}
-	if len(routes) > 1 && sum == 0 {
+	validateWeightSum(ps, path, len(routes), sum)
+}
+
+func validateWeight(ps *Problems, path Path, weight int32) int64 {
+	if weight < 0 {
+		ps.invalid(path, fmt.Sprintf("want a weight of 0 or more, got %d", weight))
+	}
+	return int64(weight)
+}
+
+func validateWeightSum(ps *Problems, path Path, destinations int, sum int64) {
+	if destinations > 1 && sum == 0 {
 		ps.invalid(path, "the weights of several destinations are all zero, want at least one above it")
 	}
 	if sum > math.MaxUint32 {
@@ -421,8 +429,10 @@ var hopHeaders = []string{ //nolint:gochecknoglobals // a constant
 func checkHeaderName(name string) string {
 	lower := strings.ToLower(name)
 	switch {
-	case lower == "host" || strings.HasPrefix(name, ":"):
-		return fmt.Sprintf("want a header other than %q, which can only be set in a request", name)
+	case lower == "host" || lower == ":authority":
+		return fmt.Sprintf("want a header other than %q, which can be set in a request, and nothing else", name)
+	case strings.HasPrefix(name, ":"):
+		return fmt.Sprintf("want a header, got the pseudo-header %q: rewrite changes the path", name)
 	case !headerName.MatchString(name):
 		return fmt.Sprintf("want a header's name, got %q", name)
 	case slices.Contains(hopHeaders, lower):

@@ -35,6 +35,12 @@ func VirtualService() *Kind {
 func virtualServiceFields() fieldSet {
 	return fields(networkingPackage,
 		"VirtualService.hosts", "VirtualService.gateways", "VirtualService.http", "VirtualService.export_to",
+		"VirtualService.tls", "VirtualService.tcp",
+		"TLSRoute.match", "TLSRoute.route", "TLSMatchAttributes.sni_hosts", "TLSMatchAttributes.destination_subnets", "TLSMatchAttributes.port",
+		"TLSMatchAttributes.source_labels", "TLSMatchAttributes.source_namespace", "TLSMatchAttributes.gateways",
+		"TCPRoute.match", "TCPRoute.route", "L4MatchAttributes.destination_subnets", "L4MatchAttributes.port",
+		"L4MatchAttributes.source_labels", "L4MatchAttributes.source_namespace", "L4MatchAttributes.gateways",
+		"RouteDestination.destination", "RouteDestination.weight",
 		"HTTPRoute.name", "HTTPRoute.match", "HTTPRoute.route", "HTTPRoute.redirect", "HTTPRoute.direct_response",
 		"HTTPRoute.delegate", "HTTPRoute.rewrite", "HTTPRoute.timeout", "HTTPRoute.retries", "HTTPRoute.fault",
 		"HTTPRoute.mirror", "HTTPRoute.mirrors", "HTTPRoute.mirror_percentage",
@@ -75,17 +81,23 @@ func validateVirtualService(o *Object) Problems {
 			ps.invalid(Path{"spec", "gateways", i}, msg)
 		}
 	}
-	if IsDelegate(vs) && len(vs.Http) > 0 {
+	if IsDelegate(vs) && len(vs.Http)+len(vs.Tls)+len(vs.Tcp) > 0 {
 		validateDelegateTarget(&ps, o)
 	} else {
 		validateVirtualHosts(&ps, vs.Hosts, inMesh)
 	}
 	validateExportTo(&ps, vs.ExportTo)
-	if len(vs.Http) == 0 {
-		ps.required(Path{"spec", "http"}, "want at least one route")
+	if len(vs.Http)+len(vs.Tls)+len(vs.Tcp) == 0 {
+		ps.required(Path{"spec", "http"}, "want at least one route, here or in tls or tcp")
 	}
 	for i, route := range vs.Http {
 		validateHTTPRoute(&ps, Path{"spec", "http", i}, route, vs.Gateways)
+	}
+	for i, route := range vs.Tls {
+		validateTLSRoute(&ps, Path{"spec", "tls", i}, route, vs.Hosts, vs.Gateways)
+	}
+	for i, route := range vs.Tcp {
+		validateTCPRoute(&ps, Path{"spec", "tcp", i}, route, vs.Gateways)
 	}
 	return ps
 }
@@ -99,6 +111,14 @@ func validateDelegateTarget(ps *Problems, o *Object) {
 	vs := o.Spec.(*networking.VirtualService)
 	if len(vs.Gateways) > 0 {
 		ps.required(Path{"spec", "hosts"}, "want at least one host, or no gateways: a VirtualService without hosts is delegated to, and bound where the one that delegates is")
+	}
+	for _, f := range []struct {
+		name string
+		n    int
+	}{{"tls", len(vs.Tls)}, {"tcp", len(vs.Tcp)}} {
+		if f.n > 0 {
+			ps.required(Path{"spec", "hosts"}, fmt.Sprintf("want at least one host: %s routes can't be delegated", f.name))
+		}
 	}
 	for i, route := range vs.Http {
 		path := Path{"spec", "http", i}
@@ -186,14 +206,19 @@ func validateHTTPMatch(ps *Problems, path Path, m *networking.HTTPMatchRequest, 
 		ps.invalid(path.At("port"), checkPort(m.GetPort()))
 	}
 	checkLabels(ps, path.At("sourceLabels"), m.GetSourceLabels())
-	for i, name := range m.GetGateways() {
+	validateMatchGateways(ps, path.At("gateways"), m.GetGateways(), gateways)
+}
+
+// validateMatchGateways checks those of a match against those of the object.
+func validateMatchGateways(ps *Problems, path Path, of, gateways []string) {
+	for i, name := range of {
 		if name == MeshGateway {
 			continue
 		}
 		if msg := checkGatewayName(name); msg != "" {
-			ps.invalid(path.At("gateways", i), msg)
+			ps.invalid(path.At(i), msg)
 		} else if !slices.Contains(gateways, name) {
-			ps.invalid(path.At("gateways", i), fmt.Sprintf("%q is not in spec.gateways, so nothing can match", name))
+			ps.invalid(path.At(i), fmt.Sprintf("%q is not in spec.gateways, so nothing can match", name))
 		}
 	}
 }

@@ -51,6 +51,16 @@ func (c *compiler) checkVirtualService(o *api.Object, vs *networking.VirtualServ
 	for i, http := range vs.Http {
 		c.checkHTTPRoute(o, fmt.Sprintf("spec.http[%d]", i), http)
 	}
+	for i, tls := range vs.Tls {
+		for j, d := range tls.Route {
+			c.checkTarget(o, fmt.Sprintf("spec.tls[%d].route[%d].destination", i, j), d.Destination)
+		}
+	}
+	for i, tcp := range vs.Tcp {
+		for j, d := range tcp.Route {
+			c.checkTarget(o, fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, j), d.Destination)
+		}
+	}
 	if api.IsDelegate(vs) && !slices.ContainsFunc(c.virtualServices, func(root *api.Object) bool {
 		return slices.ContainsFunc(root.Spec.(*networking.VirtualService).Http, func(r *networking.HTTPRoute) bool {
 			return r.Delegate != nil && c.delegate(root, r.Delegate) == o

@@ -36,6 +36,7 @@ func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) 
 		s.Gateways = c.gatewayServers()
 	} else {
 		s.VirtualHosts = c.virtualHosts()
+		s.TLSRoutes, s.TCPRoutes = c.streams()
 	}
 	if err := s.Seal(); err != nil {
 		return nil, nil, err

@@ -2,9 +2,12 @@ package compile
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
+	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 
 	networking "istio.io/api/networking/v1"
 
@@ -17,22 +20,35 @@ import (
 // of one port are one.
 func (c *compiler) gatewayServers() []snapshot.GatewayServer {
 	routes := map[uint16]map[string][]snapshot.Route{} // by port and domain
+	ports := map[uint16]*snapshot.GatewayServer{}
 	for _, o := range c.gateways {
 		gw := o.Spec.(*networking.Gateway)
 		if !isSubset(gw.Selector, c.proxy.Labels) {
 			continue
 		}
-		for _, server := range gw.Servers {
-			port := uint16(server.Port.Number) //nolint:gosec // api validates the range
-			if routes[port] == nil {
+		for i, server := range gw.Servers {
+			port, protocol := uint16(server.Port.Number), serverProtocol(server.Port) //nolint:gosec // api validates the range
+			switch have := ports[port]; {
+			case have == nil:
+				ports[port] = &snapshot.GatewayServer{Port: port, Protocol: protocol}
 				routes[port] = map[string][]snapshot.Route{}
+			case have.Protocol != protocol:
+				c.conflict(o, i, have.Protocol, protocol)
+				continue
 			}
-			c.serverRoutes(routes[port], o, server)
+			switch {
+			case protocol != mesh.ProtocolHTTP:
+				c.streamServer(ports[port], o, server)
+			case server.GetTls().GetHttpsRedirect():
+				c.redirectServer(routes[port], o, i, server)
+			default:
+				c.serverRoutes(routes[port], o, server)
+			}
 		}
 	}
 	var servers []snapshot.GatewayServer
-	for _, port := range slices.Sorted(maps.Keys(routes)) {
-		server := snapshot.GatewayServer{Port: port, Protocol: mesh.ProtocolHTTP}
+	for _, port := range slices.Sorted(maps.Keys(ports)) {
+		server := *ports[port]
 		for _, domain := range slices.Sorted(maps.Keys(routes[port])) {
 			vh := snapshot.VirtualHost{Name: domain, Domains: []string{domain}, Routes: catchAllsLast(routes[port][domain])}
 			if host, ok := c.catalog.aliases[domain]; ok {
@@ -45,6 +61,18 @@ func (c *compiler) gatewayServers() []snapshot.GatewayServer {
 	return servers
 }
 
+// redirectServer sends whoever asks for a host of the server to the same over HTTPS.
+func (c *compiler) redirectServer(routes map[string][]snapshot.Route, gateway *api.Object, i int, server *networking.Server) {
+	for _, host := range server.Hosts {
+		_, domain := api.SplitGatewayHost(host)
+		domain = strings.ToLower(domain)
+		routes[domain] = append(routes[domain], snapshot.Route{
+			Name: "https-redirect", Resource: fmt.Sprintf("%s spec.servers[%d]", gateway, i),
+			RouteRules: snapshot.RouteRules{Redirect: &snapshot.Redirect{Status: http.StatusMovedPermanently, Scheme: "https"}},
+		})
+	}
+}
+
 // serverRoutes adds to routes, by domain, the rules of the VirtualServices that name the gateway and have a host in
 // common with the server. Several for one domain are merged, the oldest first
 // (istio.io/docs/ops/best-practices/traffic-management/#split-virtual-services).
@@ -52,7 +80,7 @@ func (c *compiler) serverRoutes(routes map[string][]snapshot.Route, gateway *api
 	name := gateway.Meta.Namespace + "/" + gateway.Meta.Name
 	for _, o := range c.virtualServices {
 		vs := o.Spec.(*networking.VirtualService)
-		if !bound(vs.Gateways, name, o.Meta.Namespace) || !visible(o, c.proxy.Namespace) {
+		if len(vs.Http) == 0 || !bound(vs.Gateways, name, o.Meta.Namespace) || !visible(o, c.proxy.Namespace) {
 			continue
 		}
 		domains := c.serverDomains(gateway, server, o)

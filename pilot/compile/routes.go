@@ -20,8 +20,8 @@ func (c *compiler) virtualHosts() []snapshot.VirtualHost {
 	owner := map[string]*api.Object{} // by host
 	for _, o := range c.virtualServices {
 		vs := o.Spec.(*networking.VirtualService)
-		if !bound(vs.Gateways, api.MeshGateway, o.Meta.Namespace) || !visible(o, c.proxy.Namespace) {
-			continue
+		if len(vs.Http) == 0 || !bound(vs.Gateways, api.MeshGateway, o.Meta.Namespace) || !visible(o, c.proxy.Namespace) {
+			continue // without rules for HTTP, that goes as if there were none
 		}
 		routes := c.routes(o, api.MeshGateway)
 		for i, name := range vs.Hosts {
