@@ -26,12 +26,16 @@ func (x *Index) Check(o *api.Object) []Problem {
 	switch spec := o.Spec.(type) {
 	case *networking.VirtualService:
 		c.checkVirtualService(o, spec)
+		c.checkReachable(o, spec)
+		c.checkGatewayHosts(o, spec)
 	case *networking.DestinationRule:
 		if host := c.catalog.resolve(spec.Host, o.Meta.Namespace); !strings.HasPrefix(host, "*") && c.service(host) == nil {
-			c.problem(o, "spec.host", "no workload serves "+host)
+			c.report(UnknownDestinationRuleHost, o, "spec.host", "no workload serves "+host)
 		}
+		c.checkSubsets(o, spec)
 	case *networking.Gateway:
 		c.checkGateway(o, spec)
+		c.checkServers(o, spec)
 	}
 	return c.problems
 }
@@ -42,7 +46,7 @@ func (c *compiler) checkVirtualService(o *api.Object, vs *networking.VirtualServ
 			return g.Meta.Namespace+"/"+g.Meta.Name == qualify(name, o.Meta.Namespace)
 		})
 		if name != api.MeshGateway && !known {
-			c.problem(o, fmt.Sprintf("spec.gateways[%d]", i), fmt.Sprintf("there is no Gateway %s", qualify(name, o.Meta.Namespace)))
+			c.report(ReferencedResourceNotFound, o, fmt.Sprintf("spec.gateways[%d]", i), fmt.Sprintf("there is no Gateway %s", qualify(name, o.Meta.Namespace)))
 		}
 	}
 	if bound(vs.Gateways, api.MeshGateway, o.Meta.Namespace) {
@@ -81,7 +85,7 @@ func (c *compiler) checkHTTPRoute(o *api.Object, path string, r *networking.HTTP
 		c.checkTarget(o, fmt.Sprintf("%s.mirrors[%d].destination", path, i), m.Destination)
 	}
 	if r.Delegate != nil && c.delegate(o, r.Delegate) == nil {
-		c.problem(o, path+".delegate.name", noDelegate(o, r.Delegate))
+		c.report(ReferencedResourceNotFound, o, path+".delegate.name", noDelegate(o, r.Delegate))
 	}
 	f := faultOf(r.Fault)
 	if f != nil && f.Delay != nil && f.Delay.Share == 0 {
@@ -101,7 +105,7 @@ func (c *compiler) checkHosts(o *api.Object, vs *networking.VirtualService) {
 		path := fmt.Sprintf("spec.hosts[%d]", i)
 		host := c.catalog.resolve(name, o.Meta.Namespace)
 		if c.service(host) == nil && strings.HasSuffix(host, "."+mesh.DomainSuffix) && !strings.HasPrefix(host, "*") {
-			c.problem(o, path, "no workload serves "+host)
+			c.report(ReferencedResourceNotFound, o, path, "no workload serves "+host)
 		}
 		for _, other := range c.virtualServices {
 			if other == o {
@@ -111,7 +115,7 @@ func (c *compiler) checkHosts(o *api.Object, vs *networking.VirtualService) {
 			if bound(spec.Gateways, api.MeshGateway, other.Meta.Namespace) && slices.ContainsFunc(spec.Hosts, func(h string) bool {
 				return c.catalog.resolve(h, other.Meta.Namespace) == host
 			}) {
-				c.problem(o, path, fmt.Sprintf("%s belongs to %s, which is older; the rules here are not used for it", name, other))
+				c.report(ConflictingMeshGatewayHosts, o, path, fmt.Sprintf("%s belongs to %s, which is older; the rules here are not used for it", name, other))
 				break
 			}
 		}
@@ -122,8 +126,11 @@ func (c *compiler) checkTarget(o *api.Object, path string, d *networking.Destina
 	host := c.catalog.resolve(d.Host, o.Meta.Namespace)
 	s := c.service(host)
 	if s == nil {
-		c.problem(o, path+".host", "no workload serves "+host+"; its requests get 503")
+		c.report(ReferencedResourceNotFound, o, path+".host", "no workload serves "+host+"; its requests get 503")
 		return
+	}
+	if d.Port == nil && len(s.Ports) > 1 {
+		c.report(DestinationPortRequired, o, path+".port", fmt.Sprintf("%s has several ports (%s): without a port here, the one that the client dialled is used", host, portList(s.Ports)))
 	}
 	if d.Subset == "" {
 		return
@@ -131,9 +138,9 @@ func (c *compiler) checkTarget(o *api.Object, path string, d *networking.Destina
 	i := slices.IndexFunc(s.Subsets, func(sub snapshot.Subset) bool { return sub.Name == d.Subset })
 	switch {
 	case i < 0:
-		c.problem(o, path+".subset", fmt.Sprintf("no DestinationRule gives %s a subset %q; its requests get 503", host, d.Subset))
+		c.report(ReferencedResourceNotFound, o, path+".subset", fmt.Sprintf("no DestinationRule gives %s a subset %q; its requests get 503", host, d.Subset))
 	case len(s.Subsets[i].Endpoints) == 0:
-		c.problem(o, path+".subset", fmt.Sprintf("no running workload of %s is in subset %q; its requests get 503", host, d.Subset))
+		c.report(SubsetSelectsNothing, o, path+".subset", fmt.Sprintf("no running workload of %s is in subset %q; its requests get 503", host, d.Subset))
 	}
 }
 
@@ -145,7 +152,7 @@ func (c *compiler) checkGateway(o *api.Object, gw *networking.Gateway) {
 		}
 	}
 	if len(selected) == 0 {
-		c.problem(o, "spec.selector", "no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway")
+		c.report(ReferencedResourceNotFound, o, "spec.selector", "no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway")
 		return
 	}
 	for i, server := range gw.Servers {
@@ -154,7 +161,7 @@ func (c *compiler) checkGateway(o *api.Object, gw *networking.Gateway) {
 				return uint32(p.Number) == server.Port.Number && len(p.Published) > 0
 			})
 			if !published {
-				c.problem(o, fmt.Sprintf("spec.servers[%d].port.number", i), fmt.Sprintf("gateway %s publishes no port %d: meshctl compose inject --ingress HOSTPORT:%d does", w.Name, server.Port.Number, server.Port.Number))
+				c.report(GatewayPortNotPublished, o, fmt.Sprintf("spec.servers[%d].port.number", i), fmt.Sprintf("gateway %s publishes no port %d: meshctl compose inject --ingress HOSTPORT:%d does", w.Name, server.Port.Number, server.Port.Number))
 			}
 		}
 	}

@@ -54,7 +54,11 @@ type compiler struct {
 }
 
 func (c *compiler) problem(o *api.Object, path, detail string) {
-	p := Problem{Resource: o.String(), Path: path, Detail: detail}
+	c.report(SchemaWarning, o, path, detail)
+}
+
+func (c *compiler) report(code Code, o *api.Object, path, detail string) {
+	p := Problem{Code: code, Resource: o.String(), Path: path, Detail: detail}
 	if !slices.Contains(c.problems, p) {
 		c.problems = append(c.problems, p)
 	}

@@ -256,6 +256,7 @@ func TestVirtualServicesOfOneHost(t *testing.T) {
 		t.Errorf("requests go to %s, want the older rule's ratings", got)
 	}
 	want := []compile.Problem{{
+		Code:     compile.ConflictingMeshGatewayHosts,
 		Resource: "virtualservice/default/young", Path: "spec.hosts[0]",
 		Detail: "reviews belongs to virtualservice/default/old, which is older; the rules here are not used for it",
 	}}

@@ -27,7 +27,7 @@ func (c *compiler) virtualHosts() []snapshot.VirtualHost {
 		for i, name := range vs.Hosts {
 			host := c.catalog.resolve(name, o.Meta.Namespace)
 			if older := owner[host]; older != nil {
-				c.problem(o, fmt.Sprintf("spec.hosts[%d]", i), fmt.Sprintf("%s belongs to %s, which is older; the rules here are not used for it", name, older))
+				c.report(ConflictingMeshGatewayHosts, o, fmt.Sprintf("spec.hosts[%d]", i), fmt.Sprintf("%s belongs to %s, which is older; the rules here are not used for it", name, older))
 				continue
 			}
 			owner[host] = o

@@ -22,6 +22,8 @@ type View struct {
 // Problem is something in the intent that can't be done as it is written. It does not keep the rest from being
 // done.
 type Problem struct {
+	// Code is the message's code; Severity follows from it.
+	Code     Code
 	Resource string // virtualservice/default/reviews
 	Path     string // spec.http[0].route[0].destination.subset
 	Detail   string
