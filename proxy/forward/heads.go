@@ -117,8 +117,8 @@ func (s *server) authority() []byte {
 
 // schemeOf is the request's scheme as HTTP/2 wants to be told: the client's word, where it had one.
 func (s *server) schemeOf() []byte {
-	if s.scheme == "http" || s.scheme == "https" {
-		return []byte(s.scheme)
+	if string(s.scheme) == "http" || string(s.scheme) == "https" {
+		return s.scheme
 	}
 	return []byte(s.reached())
 }

@@ -59,13 +59,12 @@ func (k *conn2) serve(st *http2.ServerStream) {
 	defer k.e.rescue(&c.server)
 	c.init(k.ctx, k.e, k.c, k.origin, c)
 	c.plain = k.plain
-	c.req, c.scheme = st.Request.Request, string(st.Request.Scheme)
+	c.req, c.scheme = st.Request.Request, st.Request.Scheme
 	c.begin("HTTP/2")
 	st.OnReset(c.onReset)
-	var broken *http1.Error
 	switch {
-	case errors.As(st.Fault, &broken):
-		f := clientProtocol(broken)
+	case st.Fault != nil:
+		f := clientProtocol(st.Fault)
 		f.Details = "http2.codec_error"
 		c.refuse(f)
 	case c.exchange() == cut:

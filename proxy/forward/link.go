@@ -102,7 +102,7 @@ func (l *link1) lost(err error) fate {
 
 // link2 is a stream of HTTP/2.
 type link2 struct {
-	*upstream.Stream
+	upstream.Stream
 }
 
 func (l *link2) request(a *attempt, whole bool) error {
@@ -147,8 +147,8 @@ func (l *link2) Close() error {
 	return nil
 }
 
-func (l *link2) keep(time.Duration) { l.Stream.Close() }
-func (l *link2) discard()           { l.Stream.Close() }
+func (l *link2) keep(time.Duration) { l.Release() }
+func (l *link2) discard()           { l.Release() }
 
 func (l *link2) lost(err error) fate {
 	switch {

@@ -90,8 +90,16 @@ func (s *server) stopPump() {
 // what it answered may be the end of the request, which it has just read.
 func (s *server) endPump(up link) {
 	if s.pump.running && !s.pump.uploaded.Load() {
-		t := time.AfterFunc(endGrace, func() { _ = up.Close() })
-		defer t.Stop()
+		closed := make(chan struct{})
+		t := time.AfterFunc(endGrace, func() {
+			_ = up.Close()
+			close(closed)
+		})
+		defer func() {
+			if !t.Stop() {
+				<-closed // up must be nobody's after this
+			}
+		}()
 	}
 	s.stopPump()
 }

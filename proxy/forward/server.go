@@ -34,7 +34,7 @@ type server struct {
 
 	// Of the current exchange.
 	req    http1.Request
-	scheme string
+	scheme []byte // that a client of HTTP/2 names
 	resp   http1.Response
 	head   http1.Header // the fields that are sent on
 	text   []byte       // of the values in head that are made

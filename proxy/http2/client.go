@@ -62,6 +62,7 @@ type ClientStream struct {
 	bodiless  bool // HEAD
 	final     bool // the final response's head has come
 	responses []http1.Response
+	space     [1]http1.Response // for responses: mostly there is one
 }
 
 // maxInformational bounds the 1xx responses before the final one.
@@ -81,9 +82,14 @@ func (c *ClientConn) Open(r *Request, last bool) (*ClientStream, error) {
 	} else {
 		k.lastID += 2
 	}
-	s := k.newStream(k.lastID)
-	cs := &ClientStream{stream: s, bodiless: string(r.Method) == "HEAD"}
-	s.client = cs
+	cs := &struct {
+		ClientStream
+		own stream
+	}{}
+	s := &cs.own
+	k.initStream(s, k.lastID)
+	cs.stream, cs.bodiless, s.client = s, string(r.Method) == "HEAD", &cs.ClientStream
+	cs.responses = cs.space[:0]
 	k.streams[s.id] = s
 	k.active++
 	k.enc.buf.Reset()
@@ -96,7 +102,7 @@ func (c *ClientConn) Open(r *Request, last bool) (*ClientStream, error) {
 	if last {
 		s.endSend()
 	}
-	return cs, nil
+	return &cs.ClientStream, nil
 }
 
 // Response waits for the next response head: one below 200 is followed by another.
@@ -132,6 +138,14 @@ func (s *ClientStream) Close() {
 	s.body.release()
 }
 
+// Release is Close by whoever uses the stream, and nobody else: of its heads and trailers nothing may be used any more.
+func (s *ClientStream) Release() {
+	s.Close()
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.releaseHeads()
+}
+
 var errManyInformational = errors.New("too many informational responses")
 
 // responseCame takes a response's head.
@@ -145,7 +159,9 @@ func (c *conn) responseCame(s *stream, h *head, end bool) error {
 		return c.refuse(s.id, asStream(err))
 	}
 	s.client.responses = append(s.client.responses, p)
-	s.client.final = p.Status >= 200
+	if s.client.final = p.Status >= 200; s.client.final {
+		s.head = h
+	}
 	s.moved = c.lastRead
 	switch {
 	case !s.client.final:

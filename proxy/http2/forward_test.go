@@ -51,9 +51,7 @@ func dial(tb testing.TB, addr string, cfg Config) *ClientConn {
 func relay(up *ClientConn) func(*ServerStream) {
 	return func(down *ServerStream) {
 		if down.Fault != nil {
-			var e *http1.Error
-			errors.As(down.Fault, &e)
-			_ = down.Respond(e.Status, nil, true)
+			_ = down.Respond(down.Fault.Status, nil, true)
 			return
 		}
 		s, err := up.Open(&down.Request, down.Request.Framing == http1.NoBody)

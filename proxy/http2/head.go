@@ -3,6 +3,7 @@ package http2
 import (
 	"bytes"
 	"strconv"
+	"sync"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -17,8 +18,8 @@ type head struct {
 
 	size    int // as RFC 9113 section 6.5.2 counts
 	tooMuch bool
-	err     error // the block is malformed
-	fault   error // the block is sound, but not to be passed on: a client is told why
+	err     error        // the block is malformed
+	fault   *http1.Error // the block is sound, but not to be passed on: a client is told why
 
 	method, scheme, authority, path, status, protocol []byte
 	pseudo                                            bool // there were pseudo-fields
@@ -28,9 +29,20 @@ type head struct {
 	cookie                                            int // 1 + index of the cookie field
 }
 
-// newHead has room for a head of usual size.
+// heads have room for one of usual size.
+var heads = sync.Pool{New: func() any { return &head{space: make([]byte, 0, 512), fields: make(http1.Header, 0, 16)} }}
+
 func newHead(l http1.Limits) *head {
-	return &head{limits: l, length: -1, space: make([]byte, 0, 512), fields: make(http1.Header, 0, 12)}
+	h := heads.Get().(*head)
+	*h = head{limits: l, length: -1, space: h.space[:0], fields: h.fields[:0]}
+	return h
+}
+
+// release gives a head back of which nothing is used any more; nil is none.
+func (h *head) release() {
+	if h != nil && cap(h.space) <= 8<<10 && cap(h.fields) <= 128 {
+		heads.Put(h)
+	}
 }
 
 func (h *head) keep(s string) []byte {

@@ -26,15 +26,16 @@ func (c *conn) readLoop() error {
 		}
 	}
 	for {
-		err := c.readFrame()
-		var broken *StreamError
-		if errors.As(err, &broken) {
-			err = nil
-		}
-		if err != nil {
+		if err := c.readFrame(); err != nil && !ofStream(err) {
 			return err
 		}
 	}
+}
+
+// ofStream reports whether an error has ended a stream, and not the connection.
+func ofStream(err error) bool {
+	var broken *StreamError
+	return errors.As(err, &broken)
 }
 
 func (c *conn) readFrame() error {
@@ -43,22 +44,8 @@ func (c *conn) readFrame() error {
 	if err == nil {
 		f, err = c.fr.ReadFrameForHeader(fh)
 	}
-	var connErr http2.ConnectionError
-	var streamErr http2.StreamError
-	switch {
-	case err == nil:
-	case errors.Is(err, http2.ErrFrameTooLarge):
-		return &ConnError{http2.ErrCodeFrameSize, "a frame is too large"}
-	case errors.As(err, &connErr):
-		return &ConnError{Code(connErr), "a frame is not valid"}
-	case errors.As(err, &streamErr) && fh.Type == http2.FrameWindowUpdate:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.refuse(streamErr.StreamID, &StreamError{Code: streamErr.Code, Reason: "a frame is not valid"})
-	case errors.As(err, &streamErr):
-		return &ConnError{streamErr.Code, "a frame is not valid"}
-	default:
-		return err
+	if err != nil {
+		return c.broken(fh, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,6 +57,25 @@ func (c *conn) readFrame() error {
 		return protocol("the first frame is not SETTINGS")
 	}
 	return c.frameCame(f, fh)
+}
+
+// broken judges an error of reading a frame.
+func (c *conn) broken(fh http2.FrameHeader, err error) error {
+	var connErr http2.ConnectionError
+	var streamErr http2.StreamError
+	switch {
+	case errors.Is(err, http2.ErrFrameTooLarge):
+		return &ConnError{http2.ErrCodeFrameSize, "a frame is too large"}
+	case errors.As(err, &connErr):
+		return &ConnError{Code(connErr), "a frame is not valid"}
+	case errors.As(err, &streamErr) && fh.Type == http2.FrameWindowUpdate:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.refuse(streamErr.StreamID, &StreamError{Code: streamErr.Code, Reason: "a frame is not valid"})
+	case errors.As(err, &streamErr):
+		return &ConnError{streamErr.Code, "a frame is not valid"}
+	}
+	return err
 }
 
 func (c *conn) frameCame(f http2.Frame, fh http2.FrameHeader) error {

@@ -22,8 +22,8 @@ type Request struct {
 type ServerStream struct {
 	*stream
 	Request Request
-	// Fault says that the request must not be passed on, and is an *http1.Error with the status to answer; else nil.
-	Fault error
+	// Fault says that the request must not be passed on, with the status to answer; else nil.
+	Fault *http1.Error
 }
 
 // ServerConn is a client's connection.
@@ -32,7 +32,8 @@ type ServerConn struct {
 }
 
 // NewServerConn prepares to serve nc, whose next bytes are the client's preface. handler is called in a goroutine of its
-// own for each request and must answer it: a stream that it leaves open is reset.
+// own for each request and must answer it: a stream that it leaves open is reset. Neither the stream nor what the request's
+// head and trailers hold may be used after it has returned.
 func NewServerConn(nc net.Conn, cfg Config, handler func(*ServerStream)) *ServerConn {
 	c := newConn(nc, cfg, true)
 	c.accept = func(s *stream) {
@@ -71,9 +72,13 @@ func (c *conn) requestCame(h *head, id uint32, end bool) error {
 	if uint32(c.active) >= c.cfg.Streams {
 		return c.refuse(id, &StreamError{Code: RefusedStream, Reason: "too many streams"})
 	}
-	s := c.newStream(id)
-	ss := &ServerStream{stream: s}
-	s.server = ss
+	ss := &struct {
+		ServerStream
+		own stream
+	}{}
+	s := &ss.own
+	c.initStream(s, id)
+	ss.stream, s.server, s.head = s, &ss.ServerStream, h
 	if err := h.request(&ss.Request, end); err != nil {
 		return c.refuse(id, asStream(err))
 	}
@@ -103,6 +108,7 @@ func (c *conn) finish(s *stream) {
 	}
 	s.silence()
 	s.body.release()
+	s.releaseHeads()
 	if c.active--; c.active == 0 && c.draining {
 		c.failLocked(errDrained)
 	}

@@ -22,6 +22,7 @@ type stream struct {
 	window   int32 // what the peer may still send
 	unacked  int32 // what has been read, but not given back to window
 	declared int64 // of the body still to come; -1 where it is not known
+	head     *head // the request's, or the final response's
 	trailer  *head
 	readers  sync.Cond
 	stopped  bool      // StopReading
@@ -42,10 +43,16 @@ type stream struct {
 	client *ClientStream
 }
 
-func (c *conn) newStream(id uint32) *stream {
-	s := &stream{c: c, id: id, window: max(c.cfg.StreamWindow, specWindow), declared: -1, moved: time.Since(c.start)}
+func (c *conn) initStream(s *stream, id uint32) {
+	s.c, s.id, s.window, s.declared, s.moved = c, id, max(c.cfg.StreamWindow, specWindow), -1, time.Since(c.start)
 	s.readers.L, s.writers.L = &c.mu, &c.mu
-	return s
+}
+
+// releaseHeads gives back what has come of heads, once nobody uses it any more; mu is held.
+func (s *stream) releaseHeads() {
+	s.head.release()
+	s.trailer.release()
+	s.head, s.trailer = nil, nil
 }
 
 // Read reads from the body as it comes. At the end it returns io.EOF, possibly along with the last bytes.

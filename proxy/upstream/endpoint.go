@@ -146,7 +146,7 @@ func (e *Endpoint) Get(ctx context.Context, tr *Transport, port uint16) (*Conn, 
 
 // Open begins an HTTP/2 stream with a request's head, with last also ends the request. It waits for a connection where
 // there is none, and fails where one can't be opened.
-func (e *Endpoint) Open(ctx context.Context, tr *Transport, port uint16, r *http2.Request, last bool) (*Stream, error) {
+func (e *Endpoint) Open(ctx context.Context, tr *Transport, port uint16, r *http2.Request, last bool) (Stream, error) {
 	return e.pool(tr, port).open(ctx, r, last)
 }
 

@@ -46,25 +46,25 @@ const (
 
 // open begins a stream on the least busy connection, or on a new one where none has room. The error is the one of
 // connecting, and http2.ErrUnavailable where others always were faster.
-func (p *pool) open(ctx context.Context, r *http2.Request, last bool) (*Stream, error) {
+func (p *pool) open(ctx context.Context, r *http2.Request, last bool) (Stream, error) {
 	for range placings {
 		c := p.roomiest()
 		if c == nil {
 			if err := p.dialShared(ctx); err != nil {
-				return nil, err
+				return Stream{}, err
 			}
 			continue
 		}
 		link := c.link
 		s, err := c.Open(r, last)
 		if err == nil {
-			return &Stream{ClientStream: s, Link: link}, nil
+			return Stream{ClientStream: s, Link: link}, nil
 		}
 		if !errors.Is(err, http2.ErrUnavailable) {
-			return nil, err
+			return Stream{}, err
 		}
 	}
-	return nil, http2.ErrUnavailable
+	return Stream{}, http2.ErrUnavailable
 }
 
 // roomiest is the connection with the fewest streams, nil where a new one is better.
