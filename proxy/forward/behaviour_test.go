@@ -74,12 +74,17 @@ func TestHeadsOfRequests(t *testing.T) {
 		{
 			"forged client certificate", exchange.Inbound, "",
 			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Client-Cert: By=a\r\nx-forwarded-client-CERT: By=b\r\n\r\n",
-			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Request-Id: ID\r\n\r\n",
+		},
+		{
+			"a client from outside the mesh is named", exchange.Inbound, "",
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\nX-Request-Id: r\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: r\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2, 127.0.0.1\r\nX-Forwarded-Proto: http\r\n\r\n",
 		},
 		{
 			"client certificate", exchange.Inbound, peer,
-			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Client-Cert: By=a\r\n\r\n",
-			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Request-Id: ID\r\nX-Forwarded-Client-Cert: By=" +
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Client-Cert: By=a\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Request-Id: ID\r\nX-Forwarded-Client-Cert: By=" +
 				"spiffe://cluster.local/ns/default/sa/me;URI=" + peer + "\r\n\r\n",
 		},
 	}

@@ -13,6 +13,8 @@ import (
 func (s *server) requestHead(self string) {
 	q := &s.f.Request
 	edge := s.origin.direction == exchange.Gateway
+	// The application sees our address where it saw the client's. One of the mesh is named by its identity instead.
+	named := edge || s.origin.direction == exchange.Inbound && s.origin.peer == ""
 	h, text := s.head[:0], s.text[:0]
 	hosted, proto := false, false
 	for i := range q.Header {
@@ -35,7 +37,11 @@ func (s *server) requestHead(self string) {
 			if s.origin.direction != exchange.Outbound {
 				continue
 			}
-		case http1.RequestID, http1.ForwardedFor, http1.EnvoyInternal, http1.ServiceTime:
+		case http1.ForwardedFor:
+			if named && !f.Own {
+				continue
+			}
+		case http1.RequestID, http1.EnvoyInternal, http1.ServiceTime:
 			// From outside the mesh they are anyone's word; made anew below.
 			if edge && !f.Own {
 				continue
@@ -51,7 +57,7 @@ func (s *server) requestHead(self string) {
 	if !hosted {
 		h = append(h, http1.Field{Name: nameHost, Value: s.authority(), Kind: http1.Host})
 	}
-	if edge {
+	if named {
 		n := len(text)
 		if len(s.x.XForwardedFor) > 0 {
 			text = append(append(text, s.x.XForwardedFor...), ", "...)
