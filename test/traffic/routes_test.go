@@ -139,3 +139,39 @@ func (s *shop) mirrored(t *testing.T, at, workload string) {
 	}
 	t.Errorf("%s: %s got no copy", at, workload)
 }
+
+// TestRecipes plays docs/traffic.md: each block of requests with the rules above it.
+func TestRecipes(t *testing.T) {
+	const page = "../../docs/traffic.md"
+	raw, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		rules strings.Builder
+		s     *shop
+		block string
+		ran   int
+	)
+	for i, line := range strings.Split(string(raw), "\n") {
+		if language, fence := strings.CutPrefix(line, "```"); fence {
+			switch block = language; language {
+			case "yaml":
+				rules.Reset()
+			case "requests":
+				s = open(t, "productpage-v1", rules.String())
+			}
+			continue
+		}
+		switch {
+		case block == "yaml":
+			rules.WriteString(line + "\n")
+		case block == "requests" && line != "":
+			s.check(t, page+":"+strconv.Itoa(i+1), line)
+			ran++
+		}
+	}
+	if ran < 20 {
+		t.Errorf("%d requests, want at least 20", ran)
+	}
+}
