@@ -102,7 +102,7 @@ type acceptor struct {
 
 func (s *Server) accept(held *listen.Held) *acceptor {
 	a := &acceptor{held: held, failed: make(chan error, 2)}
-	start := func(ln *net.TCPListener, serve func(context.Context, *net.TCPConn)) {
+	start := func(ln *net.TCPListener, serve func(context.Context, *net.TCPConn) rest) {
 		if ln == nil {
 			return
 		}

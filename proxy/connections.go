@@ -30,8 +30,8 @@ func newConnections(limit int) *connections {
 	return cs
 }
 
-// start serves c on a goroutine of its own. serve closes c.
-func (cs *connections) start(s *Server, c *net.TCPConn, serve func(context.Context, *net.TCPConn)) {
+// start serves c on a goroutine of its own. serve, or the rest that it returns, closes c.
+func (cs *connections) start(s *Server, c *net.TCPConn, serve func(context.Context, *net.TCPConn) rest) {
 	cs.mu.Lock()
 	if cs.closed {
 		cs.mu.Unlock()
@@ -57,7 +57,9 @@ func (cs *connections) start(s *Server, c *net.TCPConn, serve func(context.Conte
 				listen.Reset(c)
 			}
 		}()
-		serve(cs.ctx, c)
+		if rest := serve(cs.ctx, c); rest != nil {
+			rest()
+		}
 	}()
 }
 

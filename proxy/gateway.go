@@ -117,7 +117,7 @@ func (g *gateway) close() {
 	}
 }
 
-func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
+func (g *gateway) serve(ctx context.Context, c *net.TCPConn) rest {
 	if snap := g.server.snapshot.Load(); snap == nil || len(snap.Gateways) == 0 {
 		g.bare.Do(func() {
 			g.server.log.Warn("no Gateway is in force, so every request is answered 404: apply a Gateway that selects " +
@@ -128,8 +128,7 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
 	local := listen.AddrPort(c.LocalAddr())
 	switch g.server.table.Load().GatewayProtocol(local.Port()) {
 	case mesh.ProtocolTLS, mesh.ProtocolTCP:
-		g.pass(ctx, &stream{Connection: connection(exchange.Gateway, c, local), client: client})
-		return
+		return g.pass(ctx, &stream{Connection: connection(exchange.Gateway, c, local), client: client})
 	}
 	err := client.SetReadDeadline(time.Now().Add(g.server.cfg.FirstRequest))
 	if err == nil {
@@ -140,22 +139,21 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) {
 	}
 	if err != nil {
 		_ = client.Close() // it has sent nothing
-		return
+		return nil
 	}
 	conn := connection(exchange.Gateway, c, local)
 	// Everything else is HTTP/1, or told by its engine that it should be.
 	kind, _, err := listen.Sniff(client, g.server.timeouts(g.server.cfg.FirstRequest))
 	g.server.connections.decided(client)
 	if err == nil && kind == listen.HTTP2 {
-		g.server.serveHTTP2(ctx, client, conn)
-		return
+		return g.server.serveHTTP2(ctx, client, conn)
 	}
-	g.server.serveHTTP(ctx, client, conn)
+	return g.server.serveHTTP(ctx, client, conn)
 }
 
 // pass serves a connection to a port that is not HTTP as bytes: TLS goes where its server name says, without being ended
 // here.
-func (g *gateway) pass(ctx context.Context, st *stream) {
+func (g *gateway) pass(ctx context.Context, st *stream) rest {
 	s := g.server
 	t := s.table.Load()
 	port := st.OriginalDst.Port()
@@ -170,7 +168,7 @@ func (g *gateway) pass(ctx context.Context, st *stream) {
 		}
 		if err != nil {
 			s.undecided(st, err)
-			return
+			return nil
 		}
 		st.ServerName = d.hello.ServerName
 	}
@@ -180,5 +178,5 @@ func (g *gateway) pass(ctx context.Context, st *stream) {
 		to.Flag, to.Cluster = exchange.FlagNoRoute, "-"
 	}
 	st.target = target(to)
-	s.pass(ctx, st, nil)
+	return s.pass(ctx, st, nil)
 }

@@ -31,15 +31,20 @@ type stream struct {
 	fromMesh bool
 }
 
-func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
+// rest is what is left to do for a connection once it is clear what it speaks and where it goes; nil is nothing. The
+// outermost function of its goroutine does it, so that the stack of deciding does not stay under a connection that
+// may be idle for days.
+type rest func()
+
+func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) rest {
 	dst, ok := s.redirected(c, true)
 	switch {
 	case !ok:
 		listen.Reset(c)
-		return
+		return nil
 	case dst.Addr() == selfTestIP:
 		answerSelfTest(c)
-		return
+		return nil
 	}
 	t := s.table.Load()
 	protocol := t.Protocol(dst)
@@ -47,7 +52,7 @@ func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
 		// Nobody has said where it was going (docs/standalone.md): its Host must, so there is no server to speak first.
 		protocol = mesh.ProtocolHTTP
 	}
-	s.serve(ctx, &stream{
+	return s.serve(ctx, &stream{
 		Connection: connection(exchange.Outbound, c, dst),
 		client:     listen.NewConn(c),
 		target:     target(t.Session(dst, false, "", rand.Uint64())),
@@ -55,11 +60,11 @@ func (s *Server) serveOutbound(ctx context.Context, c *net.TCPConn) {
 	})
 }
 
-func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
+func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) rest {
 	dst, ok := s.redirected(c, false)
 	if !ok || !s.mayEnter(c, dst) {
 		listen.Reset(c)
-		return
+		return nil
 	}
 	t := s.table.Load()
 	st := &stream{
@@ -72,7 +77,7 @@ func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) {
 		st.fromMesh = true
 	}
 	st.target.Ends.Source = t.Peer(st.Remote.Addr(), "")
-	s.serve(ctx, st)
+	return s.serve(ctx, st)
 }
 
 // target is a table's decision as something to dial.
@@ -123,13 +128,13 @@ func inboundTarget(t *table.Table, dst netip.AddrPort) tcp.Target {
 	return target
 }
 
-// serve finds out what the client speaks and serves that.
-func (s *Server) serve(ctx context.Context, st *stream) {
+// serve finds out what the client speaks and how to serve that.
+func (s *Server) serve(ctx context.Context, st *stream) rest {
 	found, err := s.detect(ctx, st)
 	if err != nil {
 		abandon(found.session)
 		s.undecided(st, err)
-		return
+		return nil
 	}
 	s.connections.decided(st.client)
 	if found.hello != nil {
@@ -138,20 +143,20 @@ func (s *Server) serve(ctx context.Context, st *stream) {
 	switch {
 	case s.isMesh(st, found.hello):
 		abandon(found.session)
-		s.terminate(ctx, st)
+		return s.terminate(ctx, st)
 	case found.http2(st.protocol):
 		abandon(found.session)
-		s.serveHTTP2(ctx, st.client, st.Connection)
+		return s.serveHTTP2(ctx, st.client, st.Connection)
 	case found.http(st.protocol):
 		abandon(found.session)
-		s.serveHTTP(ctx, st.client, st.Connection)
+		return s.serveHTTP(ctx, st.client, st.Connection)
 	case found.hello != nil && st.Direction == exchange.Outbound && s.table.Load().RoutesTLS():
 		// Only now it is known where it goes.
 		abandon(found.session)
 		st.target = target(s.table.Load().Session(st.OriginalDst, true, st.ServerName, rand.Uint64()))
-		s.pass(ctx, st, nil)
+		return s.pass(ctx, st, nil)
 	default:
-		s.pass(ctx, st, found.session)
+		return s.pass(ctx, st, found.session)
 	}
 }
 
@@ -160,10 +165,9 @@ func (s *Server) isMesh(st *stream, hello *listen.Hello) bool {
 	return st.Direction == exchange.Inbound && s.cfg.Identity != nil && hello.Offers(mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP)
 }
 
-// terminate ends the mutual TLS of a peer's proxy and serves what is inside.
-func (s *Server) terminate(ctx context.Context, st *stream) {
-	conf := identity.ServerTLS(s.cfg.Identity, identity.MemberOf(s.trustDomain), mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP)
-	conn := tls.Server(st.client, conf)
+// terminate ends the mutual TLS of a peer's proxy; what is inside is to be served.
+func (s *Server) terminate(ctx context.Context, st *stream) rest {
+	conn := tls.Server(st.client, s.meshTLS)
 	shake, cancel := context.WithTimeout(ctx, helloTimeout)
 	err := conn.HandshakeContext(shake)
 	cancel()
@@ -177,45 +181,46 @@ func (s *Server) terminate(ctx context.Context, st *stream) {
 		reason := s.stats.handshakeFailed(err)
 		s.log.Info("a peer's mutual tls handshake failed", "remote", st.Remote, "reason", reason, "error", err)
 		_ = conn.Close() // sends what alert there is
-		return
+		return nil
 	}
 	st.Peer = peer
 	switch state.NegotiatedProtocol {
 	case mesh.ALPNHTTP1:
-		s.serveHTTP(ctx, conn, st.Connection)
-		return
+		return s.serveHTTP(ctx, conn, st.Connection)
 	case mesh.ALPNHTTP2:
-		s.serveHTTP2(ctx, conn, st.Connection)
-		return
+		return s.serveHTTP2(ctx, conn, st.Connection)
 	}
 	t := s.table.Load()
 	st.target.Ends.Source = t.Peer(st.Remote.Addr(), peer)
 	st.client = listen.NewConn(conn)
-	s.pass(ctx, st, nil)
+	return s.pass(ctx, st, nil)
 }
 
-func (s *Server) serveHTTP(ctx context.Context, c net.Conn, conn *exchange.Connection) {
-	if err := s.engine.ServeHTTP1(ctx, c, conn); err != nil {
+func (s *Server) serveHTTP(ctx context.Context, c net.Conn, conn *exchange.Connection) rest {
+	return func() { s.ended(conn, s.engine.ServeHTTP1(ctx, c, conn)) }
+}
+
+func (s *Server) serveHTTP2(ctx context.Context, c net.Conn, conn *exchange.Connection) rest {
+	return func() { s.ended(conn, s.engine.ServeHTTP2(ctx, c, conn)) }
+}
+
+//go:noinline // or its variables lie on the stack of every idle connection
+func (s *Server) ended(conn *exchange.Connection, err error) {
+	if err != nil {
 		s.log.Debug("http connection ended", "remote", conn.Remote, "original_destination", conn.OriginalDst, "error", err)
 	}
 }
 
-func (s *Server) serveHTTP2(ctx context.Context, c net.Conn, conn *exchange.Connection) {
-	if err := s.engine.ServeHTTP2(ctx, c, conn); err != nil {
-		s.log.Debug("http/2 connection ended", "remote", conn.Remote, "original_destination", conn.OriginalDst, "error", err)
-	}
-}
-
 // pass serves the connection as bytes, with the server that is connected already, if one is.
-func (s *Server) pass(ctx context.Context, st *stream, session *tcp.Session) {
+func (s *Server) pass(ctx context.Context, st *stream, session *tcp.Session) rest {
 	if session == nil {
 		var err error
 		if session, err = s.tcp.Connect(ctx, st.client, st.Connection, st.target); err != nil {
 			s.refuse(st, err)
-			return
+			return nil
 		}
 	}
-	session.Run()
+	return session.Run
 }
 
 // refuse answers a failed dial: its connect() has succeeded long ago, so only RST can tell the client.

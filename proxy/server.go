@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	"github.com/composure-mesh/composure/internal/httpx"
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/internal/lifecycle"
+	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/report"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/admin"
@@ -55,6 +57,7 @@ type Server struct {
 	listening chan struct{} // closed when the first listeners are held
 	recorder  *telemetry.Recorder
 	accessLog *telemetry.AccessLog // nil for none
+	meshTLS   *tls.Config          // of inbound mutual TLS; nil without an identity
 	transport *upstream.Transport
 	engine    *forward.Engine
 	tcp       *tcp.Handler
@@ -125,6 +128,7 @@ func (s *Server) build() error {
 	var source identity.Source // must be a nil interface where there is none
 	if cfg.Identity != nil {
 		source = cfg.Identity
+		s.meshTLS = identity.ServerTLS(source, identity.MemberOf(s.trustDomain), mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP)
 	}
 	s.transport = upstream.New(upstream.Config{Identity: source, Dial: s.dial})
 	s.engine = forward.New(forward.Config{Table: s.table.Load, Transport: s.transport, Recorder: s.recorder, Log: s.log})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/forward"
+	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -77,7 +78,7 @@ func exchanges(tb testing.TB) func() {
 		if err != nil {
 			return
 		}
-		_ = e.ServeHTTP1(context.Background(), c, &exchange.Connection{Direction: exchange.Outbound, OriginalDst: netip.MustParseAddrPort("10.0.0.1:9080"), Remote: netip.MustParseAddrPort("10.0.0.9:1")})
+		_ = e.ServeHTTP1(context.Background(), listen.NewConn(c), &exchange.Connection{Direction: exchange.Outbound, OriginalDst: netip.MustParseAddrPort("10.0.0.1:9080"), Remote: netip.MustParseAddrPort("10.0.0.9:1")})
 	}()
 	c, err := net.Dial("tcp", front.Addr().String())
 	if err != nil {
@@ -99,6 +100,9 @@ func exchanges(tb testing.TB) func() {
 
 // TestExchangeDoesNotAllocate holds the whole path to it, from the client's head to the end of the response.
 func TestExchangeDoesNotAllocate(t *testing.T) {
+	if raced {
+		t.Skip("the race detector is on: sync.Pool loses buffers then, on purpose")
+	}
 	one := exchanges(t)
 	one()
 	if n := testing.AllocsPerRun(500, one); n > 0 {
@@ -116,7 +120,7 @@ func BenchmarkExchange(b *testing.B) {
 }
 
 // TestMemoryOfAnIdleConnection bounds what a connection costs that waits for its next request: design section 7 allows
-// 150 MB for 10 000 of them.
+// 150 MB for 10 000 of them, of which some is the runtime's. The client's end is counted in, too.
 func TestMemoryOfAnIdleConnection(t *testing.T) {
 	if raced {
 		t.Skip("the race detector is on")
@@ -155,7 +159,7 @@ func TestMemoryOfAnIdleConnection(t *testing.T) {
 		_ = c.Close()
 	}
 	t.Logf("%d bytes an idle connection", each)
-	if each > 15_000 {
-		t.Errorf("an idle connection takes %d bytes, want at most 15000", each)
+	if each > 11_000 {
+		t.Errorf("an idle connection takes %d bytes, want at most 11000", each)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/forward"
+	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -115,7 +116,7 @@ func start(t *testing.T, o options) *proxy {
 			if o.http2 {
 				wg.Go(func() { _ = p.engine.ServeHTTP2(ctx, c, &ec) })
 			} else {
-				wg.Go(func() { _ = p.engine.ServeHTTP1(ctx, c, &ec) })
+				wg.Go(func() { _ = p.engine.ServeHTTP1(ctx, listen.NewConn(c), &ec) })
 			}
 		}
 	})

@@ -16,6 +16,7 @@ var ErrIncomplete = errors.New("http1: head is incomplete")
 // message is parsed, and behind it what was read ahead.
 type Reader struct {
 	src    io.Reader
+	late   lateSource // src, where it can read so
 	limits Limits
 
 	buf     []byte
@@ -28,9 +29,31 @@ type Reader struct {
 	body body
 }
 
+// lateSource reads into a buffer that it borrows only when there is something to read: listen.Conn does, so that a
+// connection which waits for its client holds no buffer.
+type lateSource interface {
+	ReadLate(lender interface {
+		Lend() []byte
+		Return()
+	}) (int, error)
+}
+
 // NewReader makes a Reader of what src yields.
 func NewReader(src io.Reader, limits Limits) *Reader {
-	return &Reader{src: src, limits: limits.withDefaults()}
+	late, _ := src.(lateSource)
+	return &Reader{src: src, late: late, limits: limits.withDefaults()}
+}
+
+// Lend is for the source: the buffer to read into.
+func (r *Reader) Lend() []byte {
+	r.buf = getBuffer(smallBuffer)
+	return r.buf
+}
+
+// Return takes the buffer back.
+func (r *Reader) Return() {
+	putBuffer(r.buf)
+	r.buf = nil
 }
 
 // Buffered is how many bytes are read ahead, of whatever they are part.
@@ -86,10 +109,16 @@ func (r *Reader) Fill() error {
 	if r.r == r.w && r.r > r.head {
 		r.r, r.w = r.head, r.head
 	}
-	if r.w == len(r.buf) {
-		r.grow()
+	var n int
+	var err error
+	if r.buf == nil && r.late != nil {
+		n, err = r.late.ReadLate(r)
+	} else {
+		if r.w == len(r.buf) {
+			r.grow()
+		}
+		n, err = r.src.Read(r.buf[r.w:])
 	}
-	n, err := r.src.Read(r.buf[r.w:])
 	r.w += n
 	switch {
 	case n > 0:

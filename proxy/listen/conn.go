@@ -2,8 +2,11 @@ package listen
 
 import (
 	"errors"
+	"io"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +26,7 @@ type Conn struct {
 	net.Conn
 	pooled *[firstPeek]byte
 	prefix []byte // read from Conn, not yet by our reader
+	late   *lateReader
 }
 
 // NewConn makes c peekable.
@@ -39,6 +43,82 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.release()
 	}
 	return n, nil
+}
+
+// Lender has a buffer to read into.
+type Lender = interface {
+	Lend() []byte
+	// Return takes the buffer back: nothing was read into it.
+	Return()
+}
+
+// ReadLate is Read into a buffer that is borrowed only when there is something to read, so that a connection which waits
+// for its client holds none.
+func (c *Conn) ReadLate(l Lender) (int, error) {
+	if tc := c.TCP(); tc != nil && len(c.prefix) == 0 {
+		if c.late == nil {
+			raw, err := tc.SyscallConn()
+			if err != nil {
+				return 0, err
+			}
+			c.late = newLateReader(raw)
+		}
+		return c.late.read(l)
+	}
+	n, err := c.Read(l.Lend())
+	if n == 0 {
+		l.Return()
+	}
+	return n, err
+}
+
+// lateReader reads in the very moment in which the runtime says that there is something.
+type lateReader struct {
+	raw     syscall.RawConn
+	ready   func(fd uintptr) bool
+	lender  Lender
+	n       int
+	failure error
+}
+
+func newLateReader(raw syscall.RawConn) *lateReader {
+	r := &lateReader{raw: raw}
+	r.ready = func(fd uintptr) bool {
+		p := r.lender.Lend()
+		for {
+			n, err := syscall.Read(int(fd), p)
+			switch err {
+			case nil:
+				r.n, r.failure = n, nil
+			case syscall.EINTR:
+				continue
+			case syscall.EAGAIN:
+				r.lender.Return()
+				return false
+			default:
+				r.n, r.failure = 0, os.NewSyscallError("read", err)
+			}
+			return true
+		}
+	}
+	return r
+}
+
+func (r *lateReader) read(l Lender) (int, error) {
+	r.lender = l
+	err := r.raw.Read(r.ready)
+	r.lender = nil
+	if err != nil {
+		return 0, err // a deadline, or closed: no buffer is out
+	}
+	if r.n > 0 {
+		return r.n, nil
+	}
+	l.Return()
+	if r.failure != nil {
+		return 0, r.failure
+	}
+	return 0, io.EOF
 }
 
 // Buffered is what has been peeked and not yet read; it is valid until the next call.

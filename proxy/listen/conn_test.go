@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -52,6 +53,69 @@ func TestConnTake(t *testing.T) {
 		t.Errorf("after Take there is %q and %q left", got, c.Buffered())
 	}
 	_, _ = client.Close(), server.Close()
+}
+
+// purse lends one buffer and knows whether it is out.
+type purse struct {
+	buf   [16]byte
+	out   bool
+	loans int
+}
+
+func (p *purse) Lend() []byte { p.out, p.loans = true, p.loans+1; return p.buf[:] }
+func (p *purse) Return()      { p.out = false }
+
+// TestReadLate: what waits holds no buffer, whatever ends the wait; what was read is in the buffer that is out.
+func TestReadLate(t *testing.T) {
+	client, server := proxytest.Pair(t)
+	c := NewConn(server)
+	var p purse
+	deadline := func(d time.Duration) {
+		if err := c.SetReadDeadline(time.Now().Add(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late := func(name, want string, wantErr error) {
+		t.Helper()
+		p = purse{}
+		n, err := c.ReadLate(&p)
+		if string(p.buf[:n]) != want || !errors.Is(err, wantErr) || p.out != (n > 0) {
+			t.Errorf("%s: %q, %v, buffer out: %v; want %q, %v, and a buffer only with bytes", name, p.buf[:n], err, p.out, want, wantErr)
+		}
+	}
+	deadline(10 * time.Millisecond)
+	late("deadline", "", os.ErrDeadlineExceeded)
+	deadline(20 * time.Second)
+	if _, err := client.Write([]byte("peeked")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Fill(); err != nil {
+		t.Fatal(err)
+	}
+	late("peeked", "peeked", nil)
+	if _, err := client.Write([]byte("there")); err != nil {
+		t.Fatal(err)
+	}
+	late("there", "there", nil)
+	go func() { _, _ = client.Write([]byte("later")) }()
+	late("later", "later", nil)
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	late("end", "", io.EOF)
+	_ = server.Close()
+	late("closed", "", net.ErrClosed)
+
+	other, broken := proxytest.Pair(t)
+	c = NewConn(broken)
+	Reset(other)
+	late("reset", "", syscall.ECONNRESET)
+	near, far := net.Pipe()
+	c = NewConn(far)
+	go func() { _, _ = near.Write([]byte("pipe")) }()
+	late("no TCP", "pipe", nil)
+	go func() { _ = near.Close() }()
+	late("no TCP, end", "", io.EOF)
 }
 
 func TestResetSendsRST(t *testing.T) {
