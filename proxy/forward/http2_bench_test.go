@@ -87,6 +87,7 @@ func unary(tb testing.TB, proxied bool) func(tb testing.TB) {
 		http1.NewField("te", "trailers"), http1.NewField("grpc-timeout", "1S"),
 	}
 	return func(tb testing.TB) {
+		tb.Helper()
 		s, err := c.Open(q, false)
 		if err == nil {
 			err = s.Write(message, true)
