@@ -125,6 +125,14 @@ func (p *Pilot) adminHandler(resources *apiserver.Server) http.Handler {
 	mux.HandleFunc("GET /debug/proxies", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, p.hub.status(p.resources()))
 	})
+	mux.HandleFunc("GET /debug/analysis", func(w http.ResponseWriter, _ *http.Request) {
+		index, _, _ := p.view(nil)
+		if index == nil {
+			fail(w, errNoFacts)
+			return
+		}
+		writeJSON(w, http.StatusOK, index.CheckAll())
+	})
 	mux.HandleFunc("GET /debug/version", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"component": "pilot", "version": p.cfg.Version})
 	})

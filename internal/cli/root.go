@@ -40,7 +40,7 @@ func newRoot(env *Env) *cobra.Command {
 	root.AddCommand(
 		newCompose(env), newImages(env), newInstall(env), newUninstall(env), newUpgrade(env),
 		newApply(env), newGet(env), newDelete(env),
-		newExplain(env), newProxyStatus(env), newProxyConfig(env), newCerts(env), newMetrics(env),
+		newExplain(env), newAnalyze(env), newProxyStatus(env), newProxyConfig(env), newCerts(env), newMetrics(env),
 		newEvents(env), newDoctor(env), newPolicy(env), newJWT(env),
 		newProxy(env), newVersion(env),
 	)

@@ -80,69 +80,98 @@ func (f *Files) Add(name string, r io.Reader) error {
 			return errors.Join(errs...)
 		}
 		if err != nil {
-			return errors.Join(append(errs, fmt.Errorf("%s: document %d: %w", name, i, err))...)
+			return errors.Join(append(errs, &DocumentError{File: name, Index: i, Err: err})...)
 		}
 		var v any
-		if err = node.Decode(&v); err == nil && v != nil {
-			err = f.add(v)
+		if err := node.Decode(&v); err != nil {
+			errs = append(errs, &DocumentError{File: name, Index: i, Err: err})
+			continue
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: document %d: %w", name, i, err))
+		for _, e := range f.add(v) {
+			e.File, e.Index = name, i
+			errs = append(errs, e)
 		}
 	}
 }
 
-func (f *Files) add(v any) error {
+// DocumentError is what is wrong with one document of a file.
+type DocumentError struct {
+	File  string
+	Index int
+	// Resource is kind/namespace/name, as far as they are known.
+	Resource string
+	// Err is api.Problems where the object itself is at fault.
+	Err error
+}
+
+func (e *DocumentError) Error() string {
+	return fmt.Sprintf("%s: document %d: %v", e.File, e.Index, e.Err)
+}
+
+// Unwrap is Err.
+func (e *DocumentError) Unwrap() error { return e.Err }
+
+func (f *Files) add(v any) []*DocumentError {
+	if v == nil {
+		return nil
+	}
+	refuse := func(err error) []*DocumentError { return []*DocumentError{{Err: err}} }
 	raw, err := json.Marshal(v)
 	if err != nil {
-		return err
+		return refuse(err)
 	}
 	content, err := api.ParseJSON(raw)
 	if err != nil {
-		return err
+		return refuse(err)
 	}
-	version, _ := content["apiVersion"].(string)
 	kind, _ := content["kind"].(string)
 	if items, ok := content["items"].([]any); ok && strings.HasSuffix(kind, "List") {
-		var errs []error
+		var errs []*DocumentError
 		for _, item := range items {
-			errs = append(errs, f.add(item))
+			errs = append(errs, f.add(item)...)
 		}
-		return errors.Join(errs...)
-	}
-	if strings.Contains(version, "istio.io/") {
-		o, err := api.Decode(api.Kinds(), content)
-		if err == nil {
-			f.intent = append(f.intent, o)
-		}
-		return err
+		return errs
 	}
 	var k kubeObject
-	if err := json.Unmarshal(raw, &k); err != nil {
-		return fmt.Errorf("%s: %w", kind, err)
+	if err = json.Unmarshal(raw, &k); err != nil {
+		err = fmt.Errorf("metadata, spec: %w", err)
 	}
 	k.Metadata.Namespace = cmp.Or(k.Metadata.Namespace, mesh.DefaultNamespace)
-	switch kind {
+	if version, _ := content["apiVersion"].(string); strings.Contains(version, "istio.io/") {
+		var o *api.Object
+		if o, err = api.Decode(api.Kinds(), content); err == nil {
+			f.intent = append(f.intent, o)
+		}
+	} else if err == nil {
+		f.addKube(&k)
+	}
+	if err != nil {
+		return []*DocumentError{{Resource: strings.ToLower(kind) + "/" + k.Metadata.Namespace + "/" + k.Metadata.Name, Err: err}}
+	}
+	return nil
+}
+
+func (f *Files) addKube(k *kubeObject) {
+	switch k.Kind {
 	case "Service":
-		f.services = append(f.services, k)
+		f.services = append(f.services, *k)
 	case "Endpoints":
 		if f.endpoints == nil {
 			f.endpoints = map[string]kubeObject{}
 		}
-		f.endpoints[k.Metadata.Namespace+"/"+k.Metadata.Name] = k
+		f.endpoints[k.Metadata.Namespace+"/"+k.Metadata.Name] = *k
 	case "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet":
 		k.Metadata.Labels = k.Spec.Template.Metadata.Labels
-		f.pods = append(f.pods, k)
+		f.pods = append(f.pods, *k)
 	case "Pod":
-		f.pods = append(f.pods, k)
+		f.pods = append(f.pods, *k)
 	}
-	return nil
 }
 
 // Explain explains a request to the proxy of from: a workload or a service of the files, a Gateway or one of the words that
 // select it, or else a client that they do not know.
 func (f *Files) Explain(from string, r Request) (*Explanation, error) {
-	b := facts{files: f, workloads: map[string]*mesh.Workload{}, targets: map[netip.AddrPort]uint16{}}
+	b := newFacts(f)
 	s, err := b.snapshot(from)
 	if err != nil {
 		return nil, err
@@ -151,19 +180,68 @@ func (f *Files) Explain(from string, r Request) (*Explanation, error) {
 }
 
 func (b *facts) snapshot(from string) (*snapshot.Snapshot, error) {
-	f := b.files
-	for i := range f.services {
-		if err := b.service(&f.services[i]); err != nil {
-			return nil, err
-		}
+	if err := b.services(); err != nil {
+		return nil, err
 	}
 	proxy := b.proxy(from)
-	v := compile.View{Intent: f.intent, TrustDomain: "cluster.local"}
+	s, _, err := b.index().Compile(proxy)
+	return s, err
+}
+
+func (b *facts) services() error {
+	for i := range b.files.services {
+		if err := b.service(&b.files.services[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *facts) index() *compile.Index {
+	v := compile.View{Intent: b.files.intent, TrustDomain: "cluster.local"}
 	for _, name := range slices.Sorted(maps.Keys(b.workloads)) {
 		v.Facts.Workloads = append(v.Facts.Workloads, *b.workloads[name])
 	}
-	s, _, err := compile.New(v).Compile(proxy)
-	return s, err
+	return compile.New(v)
+}
+
+// Check says what of the files is questionable: what the mesh's own objects refer to and is not there, rules that can't be
+// reached, and so on.
+func (f *Files) Check() ([]compile.Problem, error) {
+	b := newFacts(f)
+	if err := b.services(); err != nil {
+		return nil, err
+	}
+	b.gateways()
+	problems := b.index().CheckAll()
+	for i := range f.services {
+		s := &f.services[i]
+		for j, p := range s.Spec.Ports {
+			if protocolOf(p) == mesh.ProtocolAuto {
+				problems = append(problems, compile.Problem{
+					Code: compile.PortNameNotConventional, Resource: "service/" + s.Metadata.Namespace + "/" + s.Metadata.Name, Path: fmt.Sprintf("spec.ports[%d].name", j),
+					Detail: fmt.Sprintf("neither the name nor appProtocol of port %d says a protocol: it is found out from the first bytes", p.Port),
+				})
+			}
+		}
+	}
+	return problems, nil
+}
+
+// gateways makes gateways of the workloads that Gateways select; a service's ports are what they publish.
+func (b *facts) gateways() {
+	for _, w := range b.workloads {
+		for _, o := range b.files.intent {
+			g, ok := o.Spec.(*networking.Gateway)
+			if !ok || !holds(w.Labels, g.Selector) {
+				continue
+			}
+			w.Role, w.Meshed = mesh.RoleGateway, false
+			for i := range w.Ports {
+				w.Ports[i].Published = []string{"service"}
+			}
+		}
+	}
 }
 
 // network is the one that all workloads of files share.
@@ -177,6 +255,10 @@ type facts struct {
 	// differ: Docker knows no such thing, Kubernetes does.
 	targets map[netip.AddrPort]uint16
 	made    int // addresses
+}
+
+func newFacts(f *Files) *facts {
+	return &facts{files: f, workloads: map[string]*mesh.Workload{}, targets: map[netip.AddrPort]uint16{}}
 }
 
 func (b *facts) service(s *kubeObject) error {
@@ -229,7 +311,16 @@ func (b *facts) target(s *kubeObject, w *mesh.Workload, p *kubePort) {
 // (https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/).
 func protocolOf(p kubePort) mesh.Protocol {
 	prefix, _, _ := strings.Cut(p.Name, "-")
-	return mesh.Protocol(strings.ToLower(cmp.Or(p.AppProtocol, prefix)))
+	named := mesh.Protocol(strings.ToLower(cmp.Or(p.AppProtocol, prefix)))
+	if !slices.Contains(protocols, named) {
+		return mesh.ProtocolAuto
+	}
+	return named
+}
+
+// protocols are those that Istio knows a port's name by.
+var protocols = []mesh.Protocol{
+	"http", "http2", "https", "grpc", "grpc-web", "tcp", "tls", "udp", "mongo", "mysql", "redis",
 }
 
 func (b *facts) members(s *kubeObject) ([]*mesh.Workload, error) {

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,6 +39,15 @@ func (x *Index) Check(o *api.Object) []Problem {
 		c.checkServers(o, spec)
 	}
 	return c.problems
+}
+
+// CheckAll is what Check says of every object, by resource.
+func (x *Index) CheckAll() []Problem {
+	problems := []Problem{}
+	for _, o := range slices.SortedFunc(slices.Values(x.intent), func(a, b *api.Object) int { return cmp.Compare(a.String(), b.String()) }) {
+		problems = append(problems, x.Check(o)...)
+	}
+	return problems
 }
 
 func (c *compiler) checkVirtualService(o *api.Object, vs *networking.VirtualService) {

@@ -23,10 +23,10 @@ type View struct {
 // done.
 type Problem struct {
 	// Code is the message's code; Severity follows from it.
-	Code     Code
-	Resource string // virtualservice/default/reviews
-	Path     string // spec.http[0].route[0].destination.subset
-	Detail   string
+	Code     Code   `json:"code"`
+	Resource string `json:"resource"` // virtualservice/default/reviews
+	Path     string `json:"path"`     // spec.http[0].route[0].destination.subset
+	Detail   string `json:"message"`
 }
 
 // String is "<path>: <detail>", as a warning to whoever writes the object.
@@ -39,6 +39,7 @@ type Index struct {
 	workloads   map[string]*mesh.Workload // by name
 	sorted      []*mesh.Workload          // by name
 
+	intent []*api.Object // as the view has it
 	// In order of creation, the oldest first: where two claim the same host, the first wins.
 	virtualServices  []*api.Object
 	delegates        []*api.Object // VirtualServices without hosts
@@ -48,7 +49,7 @@ type Index struct {
 
 // New prepares v.
 func New(v View) *Index {
-	x := &Index{facts: v.Facts, trustDomain: v.TrustDomain, workloads: map[string]*mesh.Workload{}}
+	x := &Index{facts: v.Facts, trustDomain: v.TrustDomain, intent: v.Intent, workloads: map[string]*mesh.Workload{}}
 	for i := range v.Facts.Workloads {
 		w := &v.Facts.Workloads[i]
 		x.workloads[w.Name] = w
