@@ -3,11 +3,18 @@
 package test
 
 import (
+	"archive/tar"
+	"compress/gzip"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +33,8 @@ func sharedService(name, net string) string {
     image: ` + image + `
     command: [python3, -c, "import http.server as h; open('name', 'w').write('` + name + ` of $COMPOSE_PROJECT_NAME'); h.test(h.SimpleHTTPRequestHandler, h.ThreadingHTTPServer, port=8000)"]
     init: true
+    environment: {DATABASE_URL: hunter2-environment}
+    labels: {com.example.owner: hunter2-label}
     working_dir: /tmp
     networks: [` + net + `]
     healthcheck:
@@ -160,10 +169,45 @@ func TestSharedMesh(t *testing.T) {
 		if out := shop.meshctl("proxy-status"); strings.Count(out, "SYNCED") != 5 {
 			t.Errorf("proxy-status, want four sidecars and a gateway in sync:\n%s", out)
 		}
-		if r := shop.tryMeshctl("doctor"); r.code != 0 {
-			t.Errorf("doctor: exit %d\n%s%s", r.code, r.stdout, r.stderr)
+		if r := shop.tryMeshctl("doctor"); r.code != 0 || !strings.Contains(r.stdout, "have a service web on network "+net) {
+			t.Errorf("doctor: exit %d, want 0 and a note on the name that both have\n%s%s", r.code, r.stdout, r.stderr)
 		}
 		shop.meshctl("-p", name, "events")
+	})
+
+	t.Run("bug report", func(t *testing.T) {
+		shop.exec("client", "curl", "-sS", "-o", "/dev/null", "-H", "Authorization: Bearer hunter2-header", "http://api:8000/name?token=hunter2-query")
+		blog.write(map[string]string{"secret.yaml": "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: secret}\nspec:\n  hosts: [web]\n  http:\n" +
+			"  - match: [{headers: {authorization: {exact: hunter2-match}}}]\n    route: [{destination: {host: api}}]\n  - route: [{destination: {host: web}}]\n"})
+		blog.meshctl("apply", "-f", "secret.yaml")
+		path := filepath.Join(t.TempDir(), "report.tar.gz")
+		shop.meshctl("bug-report", "-o", path)
+		files := readReport(t, path)
+		for file, content := range files {
+			for _, secret := range []string{"hunter2", "PRIVATE KEY"} {
+				if strings.Contains(content, secret) {
+					t.Errorf("%s holds %s:\n%s", file, secret, content)
+				}
+			}
+		}
+		for _, want := range []string{
+			"doctor.json", "version.json", "engine.json", "networks.json", "projects/" + shop.name + ".json", "resources/virtualservices.json",
+			"containers/" + name + "-composure-pilot-1/proxies.json", "containers/" + name + "-composure-citadel-1/certs.json", "containers/" + name + "-composure-keeper-1/log.txt",
+			"containers/" + shop.name + "-client-mesh-proxy-1/config.json", "containers/" + shop.name + "-client-mesh-proxy-1/log.txt", "containers/" + shop.name + "-client-1/state.json",
+		} {
+			if len(files["composure-bug-report/"+want]) < 3 {
+				t.Errorf("%s is missing or empty; there are %s", want, slices.Sorted(maps.Keys(files)))
+			}
+		}
+	})
+
+	t.Run("doctor finds missing rules", func(t *testing.T) {
+		sandbox := blog.container("api-mesh-sandbox")
+		for _, backend := range []string{"nft", "legacy"} { // one of them holds the rules; the other may not work here at all
+			out, err := exec.Command("docker", "exec", "--user", "0", sandbox, "/usr/sbin/iptables-"+backend, "-t", "nat", "-F").CombinedOutput()
+			t.Logf("flush of iptables-%s: %v %s", backend, err, out)
+		}
+		refused(t, blog.tryMeshctl("doctor"), "api-mesh-sandbox-1: the capture rules are not in force", "docker restart")
 	})
 
 	refused(t, shop.tryMeshctl("-p", name, "uninstall"), "in use by projects", shop.name, blog.name)
@@ -179,6 +223,24 @@ func TestSharedMesh(t *testing.T) {
 	}
 	if r := shop.tryMeshctl("-p", name, "uninstall"); r.code != 0 || !strings.Contains(r.stderr, "nothing to do") {
 		t.Errorf("a second uninstall: exit %d, %s", r.code, r.stderr)
+	}
+}
+
+// readReport is the files of a bug report.
+func readReport(t *testing.T, path string) map[string]string {
+	t.Helper()
+	f := must(os.Open(path))
+	defer f.Close()
+	files := map[string]string{}
+	for archive := tar.NewReader(must(gzip.NewReader(f))); ; {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = string(must(io.ReadAll(archive)))
 	}
 }
 

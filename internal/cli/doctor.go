@@ -31,6 +31,8 @@ type finding struct {
 	Container string `json:"container,omitempty"`
 	Problem   string `json:"problem"`
 	Advice    string `json:"advice"`
+	// Level is "note" for what may well be meant: it does not make doctor fail.
+	Level string `json:"level,omitempty"`
 	// Fixable is what --fix repairs.
 	Fixable bool `json:"fixable"`
 
@@ -41,8 +43,10 @@ type finding struct {
 // service is a service of a compose project.
 type service struct{ project, name string }
 
+const levelNote = "note"
+
 type diagnosis struct {
-	Mesh     string    `json:"mesh"`
+	Mesh     string    `json:"mesh,omitempty"` // empty if none runs
 	Findings []finding `json:"findings"`
 }
 
@@ -51,9 +55,10 @@ func newDoctor(env *Env) *cobra.Command {
 	var fix bool
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "Compare the running project with what it should be",
-		Long: "Compare the running project with what it should be, and say what to do about each difference. The exit code is 0\n" +
-			"if there is none, 1 otherwise. --fix restarts what is in a dead network namespace, and runs `docker compose up -d`\n" +
+		Short: "Examine the host, the project and the running mesh",
+		Long: "Examine the host, the project and the running mesh, and say what to do about each thing that is not as it should be.\n" +
+			"Where no mesh runs yet, it says what would be in the way of one. The exit code is 0 if there is nothing but notes, 1\n" +
+			"otherwise. --fix restarts what is in a dead network namespace, and runs `docker compose up -d`\n" +
 			"for services whose sandbox or part of the mesh is gone; it changes no file.",
 		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return runDoctor(c.Context(), env, f, fix) },
@@ -69,7 +74,7 @@ func runDoctor(ctx context.Context, env *Env, f format, fix bool) error {
 	if err != nil {
 		return err
 	}
-	if fix {
+	if fix && d.mesh != "" {
 		if found, err = d.repair(ctx, found); err != nil {
 			return err
 		}
@@ -80,18 +85,43 @@ func runDoctor(ctx context.Context, env *Env, f format, fix bool) error {
 	} else {
 		d.print(found)
 	}
-	if err == nil && len(found) > 0 {
-		err = fmt.Errorf("mesh %s: %d findings", d.mesh, len(found))
+	if wrong := serious(found); err == nil && wrong > 0 {
+		err = fmt.Errorf("%s: %d findings", d.name(), wrong)
 	}
 	return err
 }
 
+// serious counts the findings that are no notes.
+func serious(found []finding) int {
+	n := 0
+	for _, f := range found {
+		if f.Level != levelNote {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *doctor) name() string {
+	if d.mesh == "" {
+		return "the host"
+	}
+	return "mesh " + d.mesh
+}
+
 func (d *doctor) print(found []finding) {
-	if len(found) == 0 {
+	switch {
+	case serious(found) > 0:
+	case d.mesh == "":
+		fmt.Fprintln(d.env.Out, "the host is as it should be; no mesh runs")
+	default:
 		fmt.Fprintf(d.env.Out, "mesh %s is as it should be: %d containers\n", d.mesh, len(d.containers))
 	}
 	for _, f := range found {
-		who := cmp.Or(f.Container, f.Workload, d.mesh)
+		who := cmp.Or(f.Container, f.Workload, d.mesh, "host")
+		if f.Level == levelNote {
+			who = "note: " + who
+		}
 		fmt.Fprintf(d.env.Out, "%s: %s\n", who, f.Problem)
 		advice := f.Advice
 		if f.Fixable {
@@ -112,28 +142,63 @@ type doctor struct {
 
 // examine asks about everything anew.
 func (d *doctor) examine(ctx context.Context) ([]finding, error) {
-	m, err := d.env.mesh(ctx)
-	if err != nil {
-		return nil, err
-	}
-	d.mesh, d.shared = m.Name, m.Shared
+	var err error
 	if d.engine, err = d.env.Engine(ctx); err != nil {
 		return nil, err
 	}
+	h, err := examineHost(ctx, d.env)
+	if err != nil {
+		return nil, err
+	}
+	found := h.findings()
+	m, err := d.env.mesh(ctx)
+	var coded *codedError
+	switch {
+	case errors.As(err, &coded) && coded.code == exitUnreachable:
+		d.env.talk("%v", err)
+		return append(found, d.before(ctx)...), nil
+	case err != nil:
+		return nil, err
+	}
+	d.mesh, d.shared = m.Name, m.Shared
 	if err := d.inspect(ctx); err != nil {
 		return nil, err
 	}
-	var found []finding
 	found = append(found, d.planes()...)
 	found = append(found, d.namespaces()...)
 	found = append(found, d.workloads()...)
+	found = append(found, d.answers(ctx)...)
+	found = append(found, d.rules(ctx)...)
+	found = append(found, d.disguised(ctx)...)
 	found = append(found, d.files(ctx)...)
+	outsiders, err := d.outsiders(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, outsiders...)
 	for i, f := range found {
 		if d.shared && f.up.project != "" { // which of the projects it is
 			found[i].Advice = strings.Replace(f.Advice, "docker compose up", "docker compose -p "+f.up.project+" up", 1)
 		}
 	}
 	return found, nil
+}
+
+// before is what inject would say of the project here, if there is one.
+func (d *doctor) before(ctx context.Context) []finding {
+	source, err := compose.Load(ctx, d.env.projectOptions(compose.Options{}))
+	if err != nil {
+		return nil // no project, or docker compose says the same of it
+	}
+	plan, err := source.Plan(nil)
+	if err != nil {
+		return []finding{{Problem: err.Error(), Advice: "mend it before meshctl compose inject"}}
+	}
+	var found []finding
+	for _, w := range plan.Warnings {
+		found = append(found, finding{Level: levelNote, Workload: w.Service, Problem: w.Field + ": " + w.Reason, Advice: cmp.Or(w.Do, "nothing, if that is meant")})
+	}
+	return found
 }
 
 func (d *doctor) inspect(ctx context.Context) error {

@@ -180,7 +180,7 @@ func askPlane(ctx context.Context, env *Env, name string, role mesh.Role) error 
 	if i < 0 {
 		return errors.New("it has no container that runs")
 	}
-	c, ok := all[i].find(role, "")
+	c, ok := all[i].find(role)
 	if !ok {
 		return errors.New("it has no container that runs")
 	}

@@ -159,10 +159,10 @@ func (m *runningMesh) namespace() string {
 	return m.Project
 }
 
-// find is the container of the mesh with a role, and with a workload's name unless that is empty.
-func (m *runningMesh) find(role mesh.Role, workload string) (container.Summary, bool) {
+// find is the container of the mesh with a role.
+func (m *runningMesh) find(role mesh.Role) (container.Summary, bool) {
 	for _, c := range m.containers {
-		if c.Labels[labels.Role] == string(role) && (workload == "" || c.Labels[labels.Workload] == workload) {
+		if c.Labels[labels.Role] == string(role) {
 			return c, true
 		}
 	}
@@ -195,7 +195,7 @@ func (e *Env) plane(ctx context.Context, role mesh.Role) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, ok := m.find(role, "")
+	c, ok := m.find(role)
 	if !ok {
 		return nil, withCode(exitUnreachable, fmt.Errorf("%s of mesh %s is not running; start it with `%s`", role, m.Name, m.start(role)))
 	}

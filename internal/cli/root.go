@@ -41,7 +41,7 @@ func newRoot(env *Env) *cobra.Command {
 		newCompose(env), newImages(env), newInstall(env), newUninstall(env), newUpgrade(env),
 		newApply(env), newGet(env), newDelete(env),
 		newExplain(env), newAnalyze(env), newProxyStatus(env), newProxyConfig(env), newCerts(env), newMetrics(env),
-		newEvents(env), newDoctor(env), newPolicy(env), newJWT(env),
+		newEvents(env), newDoctor(env), newBugReport(env), newPolicy(env), newJWT(env),
 		newProxy(env), newVersion(env),
 	)
 	return root

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,7 +101,7 @@ func (u *upgrade) run(ctx context.Context, steps []step) error {
 }
 
 func (u *upgrade) upArgs(services []string) []string {
-	return append([]string{"up", "--detach", "--no-deps", "--timeout", fmt.Sprint(int(u.drain.Seconds()))}, services...)
+	return append([]string{"up", "--detach", "--no-deps", "--timeout", strconv.Itoa(int(u.drain.Seconds()))}, services...)
 }
 
 // upgradeInstalled upgrades the planes of an installed mesh, and its gateway.
@@ -185,7 +186,7 @@ func upgradeProject(ctx context.Context, env *Env, m *runningMesh, o *upgradeOpt
 // planesNotAt is a plane whose image has another tag than version, "" if there is none.
 func (m *runningMesh) planesNotAt(version string) string {
 	for _, role := range planeRoles {
-		if c, ok := m.find(role, ""); ok && tagOf(c) != version {
+		if c, ok := m.find(role); ok && tagOf(c) != version {
 			return string(role)
 		}
 	}
@@ -229,7 +230,7 @@ func (u *upgrade) inSync(ctx context.Context) (map[string]status.State, error) {
 		return nil, err
 	}
 	for _, m := range all {
-		c, ok := m.find(mesh.RolePilot, "")
+		c, ok := m.find(mesh.RolePilot)
 		if m.Name != u.mesh.Name || !ok {
 			continue
 		}
@@ -341,14 +342,14 @@ func waitHealthy(ctx context.Context, env *Env, project, service string) error {
 			if err != nil || info.ContainerJSONBase == nil || info.State == nil {
 				continue // gone since it was listed
 			}
-			if state = string(info.State.Status); info.State.Health != nil && info.State.Running {
-				state = string(info.State.Health.Status)
+			if state = info.State.Status; info.State.Health != nil && info.State.Running {
+				state = info.State.Health.Status
 			}
 		}
 		switch state {
-		case string(container.Healthy):
+		case container.Healthy:
 			return nil
-		case string(container.Unhealthy), string(container.StateExited), string(container.StateDead):
+		case container.Unhealthy, container.StateExited, container.StateDead:
 			return fmt.Errorf("it is %s; see `docker logs %s-%s-1`", state, project, service)
 		}
 		select {

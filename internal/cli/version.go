@@ -40,14 +40,8 @@ func newVersion(env *Env) *cobra.Command {
 func runVersion(ctx context.Context, env *Env, f format, clientOnly bool) error {
 	v := versions{Client: component.Version}
 	if !clientOnly {
-		m, err := env.mesh(ctx)
-		var coded *codedError
-		switch {
-		case err == nil:
-			v.addMesh(m)
-		case errors.As(err, &coded) && coded.code == exitUnreachable:
-			env.talk("%v", err) // the client's version is still an answer
-		default:
+		var err error
+		if v, err = env.versions(ctx); err != nil {
 			return err
 		}
 	}
@@ -70,6 +64,22 @@ func runVersion(ctx context.Context, env *Env, f format, clientOnly bool) error 
 		rows = append(rows, []string{"proxy", fmt.Sprintf("%s (%s)", version, strings.Join(of, ", "))})
 	}
 	return table(env.Out, []string{"COMPONENT", "VERSION"}, rows)
+}
+
+// versions are meshctl's and those of the mesh, if one runs.
+func (e *Env) versions(ctx context.Context) (versions, error) {
+	v := versions{Client: component.Version}
+	m, err := e.mesh(ctx)
+	var coded *codedError
+	switch {
+	case err == nil:
+		v.addMesh(m)
+	case errors.As(err, &coded) && coded.code == exitUnreachable:
+		e.talk("%v", err) // the client's version is still an answer
+	default:
+		return v, err
+	}
+	return v, nil
 }
 
 // addMesh takes the versions from the images' tags: a container that runs has exactly the image it names.
