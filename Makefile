@@ -93,7 +93,7 @@ suites: bin/meshctl bookinfo test-tools ## tests on real Docker; S=Name runs one
 
 .PHONY: test-tools
 test-tools:
-	@build/tools.sh $(TEST_TOOLS)
+	@build/tools.sh $(TEST_TOOLS) compose-v5
 	@test/images/build.sh
 
 .PHONY: race
