@@ -20,7 +20,7 @@ func DestinationRule() *Kind {
 }
 
 func destinationRuleFields() fieldSet {
-	return fields(networkingPackage,
+	return networkingFields(
 		"DestinationRule.host", "DestinationRule.subsets", "DestinationRule.traffic_policy", "DestinationRule.export_to",
 		"Subset.name", "Subset.labels", "Subset.traffic_policy",
 		"TrafficPolicy.load_balancer", "TrafficPolicy.connection_pool", "TrafficPolicy.outlier_detection", "TrafficPolicy.tls",

@@ -19,7 +19,7 @@ func Gateway() *Kind {
 }
 
 func gatewayFields() fieldSet {
-	return fields(networkingPackage,
+	return networkingFields(
 		"Gateway.servers", "Gateway.selector",
 		"Server.port", "Server.hosts", "Server.name", "Server.tls",
 		"ServerTLSSettings.mode", "ServerTLSSettings.https_redirect",

@@ -1,6 +1,9 @@
 package api
 
-import "google.golang.org/protobuf/proto"
+import (
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
 
 // NetworkingGroup is the group of the kinds that pilot owns.
 const NetworkingGroup = "networking.istio.io"
@@ -9,7 +12,7 @@ const NetworkingGroup = "networking.istio.io"
 const networkingPackage = "istio.networking.v1alpha3"
 
 func networkingKinds() []*Kind {
-	return []*Kind{DestinationRule(), Gateway(), VirtualService()}
+	return []*Kind{DestinationRule(), Gateway(), ServiceEntry(), VirtualService()}
 }
 
 // networkingKind completes k, whose spec is a message like newSpec's, of which the supported fields may be set.
@@ -23,4 +26,13 @@ func networkingKind(k Kind, newSpec func() proto.Message, supported fieldSet) *K
 	k.Versions = []string{"v1", "v1beta1", "v1alpha3"}
 	k.Categories = []string{"istio-io", "networking-istio-io"}
 	return &k
+}
+
+// networkingFields is the set of "<message>.<field>" of the group's messages.
+func networkingFields(names ...string) fieldSet {
+	set := fieldSet{}
+	for _, n := range names {
+		set[protoreflect.FullName(networkingPackage+"."+n)] = true
+	}
+	return set
 }

@@ -18,15 +18,6 @@ import (
 // fieldSet holds full names of protobuf fields.
 type fieldSet map[protoreflect.FullName]bool
 
-// fields is the set of "<message>.<field>" in one protobuf package.
-func fields(pkg string, names ...string) fieldSet {
-	set := fieldSet{}
-	for _, n := range names {
-		set[protoreflect.FullName(pkg+"."+n)] = true
-	}
-	return set
-}
-
 // decodeProto decodes spec into m. Only fields of supported may be set: what Istio has and this mesh does not do
 // yet is refused rather than ignored. protojson's own errors carry no path, so the spec is first walked against
 // the message's descriptor here. The walk makes a copy, in which aliases stand under today's names and durations in

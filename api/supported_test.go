@@ -21,6 +21,7 @@ func TestSupportedFields(t *testing.T) {
 	}{
 		"VirtualService":  {&networking.VirtualService{}, virtualServiceFields()},
 		"DestinationRule": {&networking.DestinationRule{}, destinationRuleFields()},
+		"ServiceEntry":    {&networking.ServiceEntry{}, serviceEntryFields()},
 		"Gateway":         {&networking.Gateway{}, gatewayFields()},
 	}
 	for name, c := range cases {

@@ -33,7 +33,7 @@ func VirtualService() *Kind {
 }
 
 func virtualServiceFields() fieldSet {
-	return fields(networkingPackage,
+	return networkingFields(
 		"VirtualService.hosts", "VirtualService.gateways", "VirtualService.http", "VirtualService.export_to",
 		"VirtualService.tls", "VirtualService.tcp",
 		"TLSRoute.match", "TLSRoute.route", "TLSMatchAttributes.sni_hosts", "TLSMatchAttributes.destination_subnets", "TLSMatchAttributes.port",

@@ -22,6 +22,7 @@ func (x *Index) Check(o *api.Object) []Problem {
 	}
 	// The eyes of a workload in the object's namespace that reaches all others.
 	c := &compiler{Index: x, proxy: &mesh.Workload{Namespace: o.Meta.Namespace}, catalog: newCatalog(o.Meta.Namespace, workloads)}
+	c.addEntries(workloads)
 	c.compiled = c.services()
 	c.problems = nil
 	switch spec := o.Spec.(type) {

@@ -24,12 +24,19 @@ func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) 
 	}
 	workloads := x.reachable(proxy)
 	c := &compiler{Index: x, proxy: proxy, catalog: newCatalog(proxy.Namespace, workloads)}
+	c.addEntries(workloads)
 	s := &snapshot.Snapshot{TrustDomain: x.trustDomain, Proxy: workloadOf(proxy, proxy)}
 	for _, w := range workloads {
 		out := workloadOf(w, proxy)
 		out.Services = c.namesakes(out.Services, w)
 		s.Workloads = append(s.Workloads, out)
 	}
+	for _, w := range c.outsiders {
+		out := workloadOf(w, proxy)
+		out.Service = "" // it is known by the service that a request goes to, of which there may be several
+		s.Workloads = append(s.Workloads, out)
+	}
+	slices.SortFunc(s.Workloads, func(a, b snapshot.Workload) int { return cmp.Compare(a.Name, b.Name) })
 	s.Services = c.services()
 	c.compiled = s.Services
 	if proxy.Role == mesh.RoleGateway {
@@ -50,7 +57,9 @@ type compiler struct {
 	proxy    *mesh.Workload
 	catalog  *catalog
 	compiled []snapshot.Service // by host
-	problems []Problem
+	// outsiders are the endpoints of ServiceEntries that are no workloads of the mesh.
+	outsiders []*mesh.Workload
+	problems  []Problem
 }
 
 func (c *compiler) problem(o *api.Object, path, detail string) {

@@ -18,6 +18,9 @@ import (
 type service struct {
 	host, name, namespace string
 	workloads             []*mesh.Workload // by name
+
+	entry *networking.ServiceEntry // nil for a service of the mesh
+	ports []snapshot.Port          // of entry
 }
 
 // catalog is the services that one proxy sees.
@@ -78,6 +81,9 @@ func (c *catalog) domains(host string) []string {
 	s := c.services[host]
 	if s == nil {
 		return nil
+	}
+	if s.entry != nil {
+		return []string{host}
 	}
 	return slices.DeleteFunc(domainsOf(s.name, s.namespace), func(d string) bool { return c.aliases[d] != host })
 }
@@ -148,6 +154,12 @@ func (c *compiler) services() []snapshot.Service {
 		s := c.catalog.services[host]
 		out := snapshot.Service{Host: host, Name: s.name, Namespace: s.namespace, Ports: portsOf(s.workloads), Endpoints: usable(s.workloads)}
 		c.applyRules(&out, s)
+		if s.entry != nil {
+			out.Ports = s.ports
+			if s.entry.Resolution == networking.ServiceEntry_NONE {
+				out.Policy.LoadBalancer = snapshot.Passthrough
+			}
+		}
 		services = append(services, out)
 	}
 	return services

@@ -24,9 +24,15 @@ func (c *compiler) streams() (tls []snapshot.TLSRoute, tcp []snapshot.TCPRoute) 
 		for i, name := range vs.Hosts {
 			host := c.catalog.resolve(name, o.Meta.Namespace)
 			routes := c.tcpRoutes(o, api.MeshGateway)
-			if c.catalog.services[host] != nil {
+			if s := c.catalog.services[host]; s != nil && s.entry == nil {
 				for j := range routes {
 					routes[j].Service = host
+				}
+			} else if s != nil && len(s.entry.Addresses) > 0 {
+				for j := range routes {
+					if len(routes[j].Subnets) == 0 {
+						routes[j].Subnets = s.entry.Addresses
+					}
 				}
 			} else if routes = slices.DeleteFunc(routes, func(r snapshot.TCPRoute) bool { return len(r.Subnets) == 0 }); len(vs.Tcp) > 0 && len(routes) == 0 {
 				c.problem(o, fmt.Sprintf("spec.hosts[%d]", i), fmt.Sprintf("%s has no address that is known: a tcp route for it needs destinationSubnets", host))
@@ -34,7 +40,8 @@ func (c *compiler) streams() (tls []snapshot.TLSRoute, tcp []snapshot.TCPRoute) 
 			tcp = append(tcp, routes...)
 		}
 	}
-	return tls, tcp
+	entryTLS, entryTCP := c.entryStreams()
+	return append(tls, entryTLS...), append(tcp, entryTCP...)
 }
 
 // tcpRoutes are the tcp rules of a VirtualService as they concern this proxy at gateway: one for each match.

@@ -45,6 +45,7 @@ type Index struct {
 	delegates        []*api.Object // VirtualServices without hosts
 	destinationRules []*api.Object
 	gateways         []*api.Object
+	serviceEntries   []*api.Object
 }
 
 // New prepares v.
@@ -69,6 +70,8 @@ func New(v View) *Index {
 			x.destinationRules = append(x.destinationRules, o)
 		case "Gateway":
 			x.gateways = append(x.gateways, o)
+		case "ServiceEntry":
+			x.serviceEntries = append(x.serviceEntries, o)
 		}
 	}
 	return x

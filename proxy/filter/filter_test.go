@@ -150,12 +150,13 @@ func TestRetry(t *testing.T) {
 // A wait is below a bound that doubles, and stays.
 func TestBackoff(t *testing.T) {
 	r := retry{base: 25 * time.Millisecond}
-	for n, bound := range []time.Duration{25, 75, 175, 250, 250, 250} {
+	for n, ms := range []int{25, 75, 175, 250, 250, 250} {
+		bound := time.Duration(ms) * time.Millisecond
 		longest := time.Duration(0)
 		for range 2000 {
 			longest = max(longest, r.backoff(uint32(n))) //nolint:gosec // a small number
 		}
-		if bound *= time.Millisecond; longest >= bound || longest < bound*9/10 {
+		if longest >= bound || longest < bound*9/10 {
 			t.Errorf("the longest wait before retry %d is %s, want just below %s", n, longest, bound)
 		}
 	}

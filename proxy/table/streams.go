@@ -20,6 +20,8 @@ type Session struct {
 	Endpoint *upstream.Endpoint
 	// Flag says why there is no way: FlagNoCluster or FlagNoHealthyUpstream; empty where there is one.
 	Flag exchange.Flag
+
+	passthrough bool // to the address that was dialled
 }
 
 // streamRoute is a TCPRoute, or a TLSRoute if it has server names.
@@ -151,7 +153,7 @@ func (t *Table) Session(dst netip.AddrPort, tls bool, serverName string, random 
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	w := t.Workload(dst.Addr())
 	if r := t.streams.match(dst, w, t, tls, serverName); r != nil {
-		return t.follow(r, dst.Port(), random)
+		return t.follow(r, dst, random)
 	}
 	out := Session{Target: upstream.Target{Addr: dst}, Cluster: PassthroughCluster}
 	out.Ends.Source = t.source()
@@ -182,11 +184,15 @@ func (t *Table) GatewaySession(dst netip.AddrPort, tls bool, serverName string, 
 	if r == nil {
 		return Session{}, false
 	}
-	return t.follow(r, dst.Port(), random), true
+	s := t.follow(r, dst, random)
+	if s.passthrough {
+		s.Flag = exchange.FlagNoHealthyUpstream // what a gateway's client dials is the gateway itself
+	}
+	return s, true
 }
 
-func (t *Table) follow(r *streamRoute, port uint16, random uint64) Session {
-	to := r.pick(random)
+func (t *Table) follow(r *streamRoute, dst netip.AddrPort, random uint64) Session {
+	to, port := r.pick(random), dst.Port()
 	if to.Port != 0 {
 		port = to.Port
 	}
@@ -201,6 +207,10 @@ func (t *Table) follow(r *streamRoute, port uint16, random uint64) Session {
 		return out
 	}
 	out.Cluster = c.Name(port)
+	if c.Passthrough() {
+		out.passthrough, out.Target = true, upstream.Target{Addr: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())}
+		return out
+	}
 	e := c.Pick(nil)
 	if e == nil {
 		out.Flag = exchange.FlagNoHealthyUpstream

@@ -49,6 +49,9 @@ func facts() mesh.Facts {
 	return f
 }
 
+// anywhere is what DNS says of a name that is no service's: a server outside of the mesh.
+const anywhere = "10.0.0.250:9080"
+
 // shop is the applications, and the proxy of one workload before them.
 type shop struct {
 	t     *testing.T
@@ -78,6 +81,11 @@ func open(t *testing.T, from, rules string) *shop {
 		app := httptest.NewServer(s.app(w.Name))
 		t.Cleanup(app.Close)
 		s.dial[netip.AddrPortFrom(netip.MustParseAddr(w.Addresses[0].IPv4), w.Ports[0].Number)] = app.Listener.Addr().String()
+	}
+	for name, at := range map[string]string{"outside": anywhere, "static": "192.0.2.80:9080"} {
+		app := httptest.NewServer(s.app(name))
+		t.Cleanup(app.Close)
+		s.dial[netip.MustParseAddrPort(at)] = app.Listener.Addr().String()
 	}
 	s.apply(rules)
 	s.engine = forward.New(forward.Config{
@@ -196,7 +204,7 @@ type client struct {
 
 // dialled is a client whose requests go to service, as if by DNS.
 func (s *shop) client(service string) *client {
-	to := netip.AddrPortFrom(netip.MustParseAddr("10.0.0.250"), 9080)
+	to := netip.MustParseAddrPort(anywhere)
 	c := exchange.Connection{Direction: exchange.Outbound, Remote: netip.MustParseAddrPort("10.0.0.2:40000")}
 	if strings.Contains(s.from, "gateway") {
 		c.Direction, c.Remote = exchange.Gateway, netip.MustParseAddrPort("192.0.2.7:40000")

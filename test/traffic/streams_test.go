@@ -44,6 +44,23 @@ spec:
   tcp:
   - match: [{destinationSubnets: [192.0.2.0/24]}]
     route: [{destination: {host: details, port: {number: 9080}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web}
+spec:
+  hosts: ["*.example.net", www.example.net]
+  ports: [{number: 443, name: https, protocol: HTTPS}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec:
+  hosts: [db.example.net]
+  addresses: [203.0.113.0/24]
+  ports: [{number: 5432, name: db, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.7}]
 `
 	cases := []struct {
 		name, from, dst, sni string // sni "-" is not TLS
@@ -57,7 +74,11 @@ spec:
 		{"for another caller", "reviews-v1", "10.0.0.3:6379", "-", "outbound|6379||productpage.default.svc.cluster.local", "productpage-v1", ""},
 		{"for no rule's caller", "details-v1", "10.0.0.3:6379", "-", "outbound|6379||ratings.default.svc.cluster.local", "ratings-v1", ""},
 		{"nobody there", "productpage-v1", "10.0.0.3:7000", "-", "outbound|7000||nobody.default.svc.cluster.local", "", "NC"},
-		{"outside", "productpage-v1", "198.51.100.1:443", "www.example.net", "PassthroughCluster", "", ""},
+		{"outside", "productpage-v1", "198.51.100.1:443", "www.example.edu", "PassthroughCluster", "", ""},
+		{"an entry's name", "productpage-v1", "198.51.100.1:443", "www.example.net", "outbound|443||www.example.net", "", ""},
+		{"an entry's wildcard", "productpage-v1", "198.51.100.1:443", "b.example.net", "outbound|443||*.example.net", "", ""},
+		{"an entry's name at another port", "productpage-v1", "198.51.100.1:444", "www.example.net", "PassthroughCluster", "", ""},
+		{"an entry's address", "productpage-v1", "203.0.113.9:5432", "-", "outbound|5432||db.example.net", "198.51.100.7", ""},
 		{"by name and port", "productpage-v1", "198.51.100.1:443", "a.example.com", "outbound|443||details.default.svc.cluster.local", "details-v1", ""},
 		{"by name, any port", "productpage-v1", "198.51.100.1:8443", "A.example.com", "outbound|8443||ratings.default.svc.cluster.local", "ratings-v1", ""},
 		{"no name", "productpage-v1", "198.51.100.1:443", "", "PassthroughCluster", "", ""},
