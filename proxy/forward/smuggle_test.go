@@ -1,138 +1,246 @@
 package forward_test
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"flag"
 	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/netip"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/proxytest/messages"
 )
 
-// TestAmbiguousRequestsReachNobody sends requests that different servers read differently. Each is refused with the
-// status that is wanted, its connection closed, and not one byte of it sent on. A second request rides behind each, and
-// must not be looked at.
-func TestAmbiguousRequestsReachNobody(t *testing.T) {
-	o := scripted(t, func(_ int, c *rawConn) { _, _ = c.r.ReadByte() })
-	p := start(t, options{direction: exchange.Inbound, dst: o.addr})
-	const next = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
-	h := "POST / HTTP/1.1\r\nHost: x\r\n"
-	tests := []struct {
-		name, request string
-		status        int
-	}{
-		{"length and encoding", h + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
-		{"encoding and length", h + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400},
-		{"encoding xchunked", h + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501},
-		{"encoding with vertical tab", h + "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400},
-		{"encoding in quotes", h + "Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", 501},
-		{"encoding with comma", h + "Transfer-Encoding: chunked,\r\n\r\n0\r\n\r\n", 501},
-		{"encoding gzip, chunked", h + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
-		{"encoding identity", h + "Transfer-Encoding: identity\r\n\r\n", 501},
-		{"encoding twice", h + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
-		{"encoding empty", h + "Transfer-Encoding:\r\n\r\n", 501},
-		{"encoding in 1.0", "POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
-		{"encoding with underscore", h + "Transfer_Encoding: chunked\r\n\r\n", 400},
-		{"length with underscore", h + "Content_Length: 5\r\n\r\n", 400},
-		{"client cert with underscore", h + "X_Forwarded_Client_Cert: By=x\r\n\r\n", 400},
-		{"length twice", h + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400},
-		{"length twice the same", h + "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400},
-		{"length list", h + "Content-Length: 5, 5\r\n\r\nhello", 400},
-		{"length plus", h + "Content-Length: +5\r\n\r\nhello", 400},
-		{"length minus", h + "Content-Length: -1\r\n\r\n", 400},
-		{"length hex", h + "Content-Length: 0x5\r\n\r\nhello", 400},
-		{"length with space", h + "Content-Length: 5 5\r\n\r\nhello", 400},
-		{"length with underscore in it", h + "Content-Length: 1_0\r\n\r\n", 400},
-		{"length empty", h + "Content-Length:\r\n\r\n", 400},
-		{"length beyond int64", h + "Content-Length: 99999999999999999999\r\n\r\n", 400},
-		{"bare LF", "GET / HTTP/1.1\nHost: x\n\n", 400},
-		{"bare LF in fields", "GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", 400},
-		{"bare CR in value", "GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", 400},
-		{"NUL in value", "GET / HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n", 400},
-		{"control in name", "GET / HTTP/1.1\r\nHost: x\r\nA\x01: b\r\n\r\n", 400},
-		{"DEL in value", "GET / HTTP/1.1\r\nHost: x\r\nA: \x7f\r\n\r\n", 400},
-		{"folded line", "GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400},
-		{"space before colon", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length : 5\r\n\r\n", 400},
-		{"leading space", "GET / HTTP/1.1\r\n Host: x\r\n\r\n", 400},
-		{"empty name", "GET / HTTP/1.1\r\nHost: x\r\n: b\r\n\r\n", 400},
-		{"no colon", "GET / HTTP/1.1\r\nHost: x\r\nA\r\n\r\n", 400},
-		{"no host", "GET / HTTP/1.1\r\nA: b\r\n\r\n", 400},
-		{"two hosts", "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400},
-		{"two equal hosts", "GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400},
-		{"empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", 400},
-		{"host list", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400},
-		{"host with userinfo", "GET / HTTP/1.1\r\nHost: u@x\r\n\r\n", 400},
-		{"host with path", "GET / HTTP/1.1\r\nHost: x/y\r\n\r\n", 400},
-		{"host with bad port", "GET / HTTP/1.1\r\nHost: x:99999\r\n\r\n", 400},
-		{"target with userinfo", "GET http://u@x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"target with fragment", "GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"target without slash", "GET a HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"target with space", "GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"target with control", "GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"target of another scheme", "GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"star for GET", "GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"connect", "CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 405},
-		{"version 0.9", "GET /\r\n", 400},
-		{"version 1.2", "GET / HTTP/1.2\r\nHost: x\r\n\r\n", 505},
-		{"version 2.0", "GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505},
-		{"version in lower case", "GET / http/1.1\r\nHost: x\r\n\r\n", 400},
-		{"two spaces", "GET  / HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"bad method", "G@T / HTTP/1.1\r\nHost: x\r\n\r\n", 400},
-		{"expectation", h + "Expect: something\r\nContent-Length: 1\r\n\r\nx", 417},
-		{"connection names host", "GET / HTTP/1.1\r\nHost: x\r\nConnection: host\r\n\r\n", 400},
-		{"connection names authorization", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close, Authorization\r\n\r\n", 400},
-		{"connection names x-forwarded-for", "GET / HTTP/1.1\r\nHost: x\r\nConnection: X-Forwarded-For\r\n\r\n", 400},
-		{"connection names content-length", h + "Connection: Content-Length\r\nContent-Length: 5\r\n\r\nhello", 400},
-		{"connection names request id", "GET / HTTP/1.1\r\nHost: x\r\nConnection: x-request-id\r\n\r\n", 400},
-		{"chunk size hex prefix", h + "Transfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n", 400},
-		{"chunk size minus", h + "Transfer-Encoding: chunked\r\n\r\n-1\r\n", 400},
-		{"chunk size underscore", h + "Transfer-Encoding: chunked\r\n\r\n1_0\r\n", 400},
-		{"chunk size leading space", h + "Transfer-Encoding: chunked\r\n\r\n 1\r\na\r\n0\r\n\r\n", 400},
-		{"chunk size trailing space", h + "Transfer-Encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n", 400},
-		{"chunk size too long", h + "Transfer-Encoding: chunked\r\n\r\n00000000000000001\r\na\r\n0\r\n\r\n", 400},
-		{"chunk size empty", h + "Transfer-Encoding: chunked\r\n\r\n\r\n", 400},
-		{"chunk size bare LF", h + "Transfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n", 400},
-		{"chunk size bare CR", h + "Transfer-Encoding: chunked\r\n\r\n1\ra\r\n0\r\n\r\n", 400},
-		{"chunk data too long", h + "Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", 400},
-		{"chunk data ends bare LF", h + "Transfer-Encoding: chunked\r\n\r\n1\r\na\n0\r\n\r\n", 400},
-		{"chunk extension with control", h + "Transfer-Encoding: chunked\r\n\r\n1;\x01\r\na\r\n0\r\n\r\n", 400},
-		{"chunk extension bare LF", h + "Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\na\r\n0\r\n\r\n", 400},
-		{"chunk extension too long", h + "Transfer-Encoding: chunked\r\n\r\n1;" + strings.Repeat("a", 2000) + "\r\na\r\n0\r\n\r\n", 400},
-		{"trailer content-length", h + "Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 3\r\n\r\n", 400},
-		{"trailer host", h + "Transfer-Encoding: chunked\r\n\r\n0\r\nHost: y\r\n\r\n", 400},
-		{"trailer authorization", h + "Transfer-Encoding: chunked\r\n\r\n0\r\nAuthorization: y\r\n\r\n", 400},
-		{"trailer client cert", h + "Transfer-Encoding: chunked\r\n\r\n0\r\nX-Forwarded-Client-Cert: y\r\n\r\n", 400},
-		{"trailer bare LF", h + "Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\n\r\n", 400},
-		{"trailer folded", h + "Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c\r\n\r\n", 400},
-		{"101 fields", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("A: b\r\n", 100) + "\r\n", 431},
-		{"61 KiB head", "GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 61<<10) + "\r\n\r\n", 431},
-		{"1 MiB field", "GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 1<<20), 431},
-		{"9 KiB target", "GET /" + strings.Repeat("a", 9<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
-		{"endless target", "GET /" + strings.Repeat("a", 100<<10), 414},
+// backend is an upstream that keeps all it is sent, connection by connection, and what requests it reads in there.
+type backend struct {
+	addr   string
+	answer string // to each request
+
+	mu      sync.Mutex
+	streams []*bytes.Buffer
+	got     []string
+}
+
+func newBackend() *backend {
+	return &backend{addr: "192.0.2.1:80", answer: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"}
+}
+
+func (b *backend) dial(context.Context, netip.AddrPort) (net.Conn, error) {
+	near, far := net.Pipe()
+	c := &recordedConn{Conn: near, b: b, stream: &bytes.Buffer{}}
+	b.mu.Lock()
+	b.streams = append(b.streams, c.stream)
+	b.mu.Unlock()
+	go b.serve(far)
+	return c, nil
+}
+
+func (b *backend) serve(c net.Conn) {
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for {
+		req, err := http.ReadRequest(in)
+		if err != nil {
+			break
+		}
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			break
+		}
+		quoted := strconv.Quote(string(body))
+		b.mu.Lock()
+		b.got = append(b.got, strings.Join([]string{req.Method, req.RequestURI, req.Host, quoted[1 : len(quoted)-1]}, " "))
+		b.mu.Unlock()
+		if _, err := io.WriteString(c, b.answer); err != nil {
+			break
+		}
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+	_, _ = io.Copy(io.Discard, in)
+}
+
+// reset forgets everything and returns it.
+func (b *backend) reset() (streams [][]byte, got []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.streams {
+		streams = append(streams, bytes.Clone(s.Bytes()))
+	}
+	got = b.got
+	b.streams, b.got = nil, nil
+	return streams, got
+}
+
+// recordedConn records what is written before the other side can see it.
+type recordedConn struct {
+	net.Conn
+	b      *backend
+	stream *bytes.Buffer
+}
+
+func (c *recordedConn) Write(p []byte) (int, error) {
+	c.b.mu.Lock()
+	c.stream.Write(p)
+	c.b.mu.Unlock()
+	return c.Conn.Write(p)
+}
+
+const last = "GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+// TestAmbiguousRequests sends what servers read differently, and a request behind it. What is refused gets the status that
+// is wanted, its connection is closed, the request behind is not looked at, and not one byte reaches the upstream. What
+// passes must look the same to every model of an upstream.
+func TestAmbiguousRequests(t *testing.T) {
+	for _, tt := range messages.Requests(t) {
+		t.Run(tt.Name, func(t *testing.T) {
+			b := newBackend()
+			p := start(t, options{direction: exchange.Inbound, dst: b.addr, dial: b.dial})
 			c := p.raw()
-			_, _ = c.Write([]byte(tt.request + next)) // the proxy may refuse before it has all
-			resp, body := c.response("POST")
-			if resp.StatusCode != tt.status {
-				t.Errorf("status %d %q, want %d", resp.StatusCode, body, tt.status)
+			_, _ = c.Write([]byte(tt.Input + last)) // the proxy may refuse before it has all
+			answered := len(tt.Passed) + 1
+			if tt.Status == http.StatusOK {
+				for n := range answered {
+					resp, body := c.response("POST")
+					if resp.StatusCode != http.StatusOK {
+						t.Fatalf("status %d %q, want 200", resp.StatusCode, body)
+					}
+					if resp.Close && n == len(tt.Passed)-1 {
+						answered = n + 1 // the request was one to close the connection after
+						break
+					}
+				}
+			} else {
+				resp, body := c.response("POST")
+				if resp.StatusCode != tt.Status || !resp.Close {
+					t.Errorf("status %d %q, close %v, want %d and close", resp.StatusCode, body, resp.Close, tt.Status)
+				}
+				if r := p.record(); r.Status != tt.Status || r.Flag != exchange.FlagDownstreamProtocol {
+					t.Errorf("recorded %+v", r)
+				}
 			}
-			if resp.Header.Get("Connection") != "close" && !resp.Close {
-				t.Error("answer does not say Connection: close")
-			}
-			_ = c.Close()
-			if r := p.record(); r.Status != tt.status || r.Flag != exchange.FlagDownstreamProtocol {
-				t.Errorf("recorded %+v", r)
-			}
-			if got := o.received(); got != "" {
-				t.Errorf("upstream received %q", got)
+			c.expectClosed()
+			checkPassed(t, b, tt, answered)
+		})
+	}
+}
+
+// checkPassed compares what reached the upstream with what should have.
+func checkPassed(t *testing.T, b *backend, tt messages.Case, answered int) {
+	t.Helper()
+	streams, got := b.reset()
+	var want []string
+	if tt.Status == http.StatusOK {
+		for _, line := range tt.Passed {
+			want = append(want, strings.ReplaceAll(line, "{address}", "192.0.2.1"))
+		}
+		want = append(want, "GET /last x ")[:answered]
+	} else if len(streams) > 0 && len(tt.Passed) == 0 {
+		t.Errorf("upstream received %q", streams)
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("upstream read %q, want %q", got, want)
+	}
+	for _, s := range streams {
+		if d := messages.Disagreement(s, false); d != "" {
+			t.Errorf("%s, of %q", d, s)
+		}
+	}
+}
+
+var mutations = flag.Int("mutations", 3000, "how many mutated messages TestMutatedRequests and TestMutatedResponses send each")
+
+// pieces are what mutations insert.
+var pieces = []string{
+	"\r\n", "\n", "\r", "\r\n\r\n", " ", "\t", "\x00", "\x0b", "\x0c", "\xa0", ":", ",", ";", "_", "-", "\"", "#", "\\",
+	"Transfer-Encoding: chunked\r\n", "Transfer-Encoding:", "Content-Length: 5\r\n", "Content-Length: 0\r\n", "Content-Length:",
+	"chunked", "identity", "Host: y\r\n", "Connection: close\r\n", "Connection: ", "Upgrade: websocket\r\n", "Expect: 100-continue\r\n",
+	"0\r\n\r\n", "5\r\nhello\r\n", "0", "5", "f", "0x", "+", " HTTP/1.1", "HTTP/1.0", "GET /x HTTP/1.1\r\nHost: x\r\n\r\n", "X: y\r\n", " folded\r\n",
+}
+
+// mutate makes another message of one or two.
+func mutate(r *rand.Rand, cases []messages.Case) string {
+	text := cases[r.IntN(len(cases))].Input
+	if len(text) > 4<<10 {
+		text = text[:4<<10]
+	}
+	for range 1 + r.IntN(4) {
+		at := r.IntN(len(text) + 1)
+		end := min(len(text), at+r.IntN(8))
+		switch r.IntN(6) {
+		case 0, 1:
+			text = text[:at] + pieces[r.IntN(len(pieces))] + text[at:]
+		case 2:
+			text = text[:at] + text[end:]
+		case 3:
+			text = text[:end] + text[at:]
+		case 4:
+			text = text[:at] + pieces[r.IntN(len(pieces))] + text[end:]
+		case 5:
+			other := cases[r.IntN(len(cases))].Input
+			text = text[:at] + other[r.IntN(len(other)+1):]
+		}
+	}
+	return text
+}
+
+// TestMutatedRequests sends thousands of variants of the requests. Whatever the proxy makes of them, what it passes on must
+// look the same to every model.
+func TestMutatedRequests(t *testing.T) {
+	cases := messages.Requests(t)
+	const workers = 4
+	var wg sync.WaitGroup
+	for worker := range workers {
+		b := newBackend()
+		b.answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+		p := start(t, options{direction: exchange.Inbound, dst: b.addr, dial: b.dial})
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(worker), 9112)) //nolint:gosec // to be the same each time
+			for range *mutations / workers {
+				input := mutate(r, cases) + last
+				converse(t, p.addr, input)
+				streams, _ := b.reset()
+				for _, s := range streams {
+					if d := messages.Disagreement(s, false); d != "" {
+						t.Errorf("%s, of %q, for %q", d, s, input)
+					}
+				}
+				for len(p.rec.ch) > 0 {
+					<-p.rec.ch
+				}
 			}
 		})
 	}
-	if n := o.connections(); n != 0 {
-		t.Errorf("%d connections were opened upstream, want none", n)
+	wg.Wait()
+}
+
+// converse sends input and its end, and returns all that comes back.
+func converse(t *testing.T, addr, input string) []byte {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return nil
 	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(conn, input)   // it may be refused before
+	_ = conn.(*net.TCPConn).CloseWrite() // as it may be closed
+	out, err := io.ReadAll(conn)
+	var ne net.Error
+	if errors.As(err, &ne) && ne.Timeout() {
+		t.Errorf("no end of the answer to %q; so far %q", input, out)
+	}
+	return out
 }
 
 // TestBrokenChunkMidway breaks a body after its beginning has been sent on: the client is blamed, and the upstream
@@ -170,55 +278,118 @@ func TestBrokenChunkMidway(t *testing.T) {
 	}
 }
 
-// TestBadResponses has upstreams answer with what can be read in two ways or not at all: 502, and the connection is
-// not used again.
-func TestBadResponses(t *testing.T) {
-	tests := []struct{ name, response string }{
-		{"length and encoding", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-		{"length twice", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"},
-		{"bare LF", "HTTP/1.1 200 OK\nContent-Length: 0\n\n"},
-		{"folded line", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n"},
-		{"space before colon", "HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n"},
-		{"NUL", "HTTP/1.1 200 OK\r\nA: \x00\r\nContent-Length: 0\r\n\r\n"},
-		{"HTTP/0.9", "hello\r\n\r\n"},
-		{"status 099", "HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n"},
-		{"status 1000", "HTTP/1.1 1000 X\r\nContent-Length: 0\r\n\r\n"},
-		{"encoding in 1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-		{"encoding gzip", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"},
-		{"unasked 101", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
-		{"101 fields", "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: b\r\n", 101) + "\r\n"},
-		{"2 MB head", "HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", 2<<20) + "\r\n\r\n"},
-		{"17 informational", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 17) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			o := scripted(t, func(_ int, c *rawConn) {
-				if _, _, err := c.request(); err == nil {
-					_, _ = c.Write([]byte(tt.response))
-					_, _ = c.r.ReadByte()
-				}
-			})
+// upstreamThat answers each request with the given bytes, and then closes the connection or not.
+func upstreamThat(t *testing.T, response string, closes bool) *origin {
+	t.Helper()
+	return scripted(t, func(_ int, c *rawConn) {
+		if _, _, err := c.request(); err == nil {
+			_, _ = c.Write([]byte(response))
+			if !closes {
+				_, _ = c.r.ReadByte()
+			}
+		}
+	})
+}
+
+// TestAmbiguousResponses has upstreams answer with what can be read in two ways or not at all: 502, nothing of it reaches
+// the client, and the connection is not used again.
+func TestAmbiguousResponses(t *testing.T) {
+	for _, tt := range messages.Responses(t) {
+		t.Run(tt.Name, func(t *testing.T) {
+			o := upstreamThat(t, tt.Input, strings.HasSuffix(tt.Name, "…"))
 			p := start(t, options{direction: exchange.Outbound, dst: o.addr})
-			c := p.raw()
 			for n := 1; n <= 2; n++ {
-				c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-				resp, _ := c.response("GET")
-				for resp.StatusCode < 200 {
-					resp, _ = c.response("GET")
+				out := converseUntilEnd(t, p.addr, last)
+				if d := messages.Disagreement(out, true); d != "" {
+					t.Fatalf("%s, of %q", d, out)
 				}
-				if resp.StatusCode != http.StatusBadGateway {
-					t.Fatalf("status %d, want 502", resp.StatusCode)
-				}
-				if r := p.record(); r.Flag != exchange.FlagUpstreamProtocol {
-					t.Errorf("recorded %+v", r)
-				}
+				checkResponse(t, tt, out)
+				p.record()
 				if got := o.connections(); got != n {
 					t.Errorf("%d connections upstream after %d requests", got, n)
-				}
-				if resp.Close {
-					c = p.raw()
 				}
 			}
 		})
 	}
+}
+
+// converseUntilEnd is converse without closing: the request asks for the end.
+func converseUntilEnd(t *testing.T, addr, input string) []byte {
+	t.Helper()
+	c := dialRaw(t, addr)
+	c.send(input)
+	out, _ := io.ReadAll(c.r) // a reset ends it too
+	_ = c.Close()
+	return out
+}
+
+func checkResponse(t *testing.T, tt messages.Case, out []byte) {
+	t.Helper()
+	in := bufio.NewReader(bytes.NewReader(out))
+	req, _ := http.NewRequest(http.MethodGet, "http://x/", nil)
+	var resp *http.Response
+	var err error
+	for resp == nil || resp.StatusCode < 200 {
+		if resp, err = http.ReadResponse(in, req); err != nil {
+			break
+		}
+	}
+	var body []byte
+	if err == nil {
+		body, err = io.ReadAll(resp.Body)
+	}
+	switch {
+	case tt.Status == http.StatusBadGateway:
+		if err != nil || resp.StatusCode != tt.Status || strings.Contains(string(body), "hello") {
+			t.Errorf("got %q, %v, want a 502 of the proxy's own", out, err)
+		}
+	case len(tt.Passed) == 0:
+		if err == nil && resp.StatusCode == tt.Status {
+			t.Errorf("the client takes %q for the whole", out)
+		}
+	case err != nil:
+		t.Errorf("%v, of %q", err, out)
+	default:
+		if got := strconv.Itoa(resp.StatusCode) + " " + string(body); got != tt.Passed[0] {
+			t.Errorf("the client read %q, want %q", got, tt.Passed[0])
+		}
+		if bytes.Contains(out, []byte("evil")) {
+			t.Errorf("the client got what it did not ask for: %q", out)
+		}
+	}
+}
+
+// TestMutatedResponses has upstreams answer with thousands of variants of the responses: what reaches the client must look
+// the same to every model.
+func TestMutatedResponses(t *testing.T) {
+	cases := messages.Responses(t)
+	const workers = 4
+	var wg sync.WaitGroup
+	for worker := range workers {
+		var response atomic.Pointer[string]
+		dial := func(context.Context, netip.AddrPort) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() {
+				defer far.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(far)); err == nil {
+					_, _ = io.WriteString(far, *response.Load())
+				}
+			}()
+			return near, nil
+		}
+		p := start(t, options{direction: exchange.Inbound, dst: "192.0.2.1:80", dial: dial})
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(worker), 9110)) //nolint:gosec // to be the same each time
+			for range *mutations / workers {
+				text := mutate(r, cases)
+				response.Store(&text)
+				out := converse(t, p.addr, last)
+				if d := messages.Disagreement(out, true); d != "" {
+					t.Errorf("%s, of %q, for %q", d, out, text)
+				}
+				p.record()
+			}
+		})
+	}
+	wg.Wait()
 }

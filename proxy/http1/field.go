@@ -14,7 +14,10 @@ func ParseField(name, value []byte) (Field, error) {
 	case len(trim(value)) != len(value):
 		return f, bad("header value has white space around it")
 	case f.Kind == Other && twin(name):
-		return f, bad("header name imitates a guarded one with underscores")
+		return f, bad("header name imitates a guarded one")
+	}
+	if f.Kind == ContentLength {
+		f.Value = canonicalLength(f.Value)
 	}
 	f.Hop = f.Kind.connectionSpecific() && (f.Kind != TE || string(value) != "trailers")
 	return f, nil

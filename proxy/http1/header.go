@@ -189,8 +189,8 @@ func (k Kind) inTrailer() bool {
 	return false
 }
 
-// twin reports whether a name with underscores is one of the guarded names for a server that folds "_" to "-", as CGI
-// and WSGI do.
+// twin reports whether a name is one of the guarded names for a server that folds other characters to "-" as it makes a
+// variable of it: CGI and WSGI fold "_", and what stands behind some of them every character but letters and digits.
 func twin(n []byte) bool {
 	found := false
 	var buf [32]byte
@@ -198,7 +198,7 @@ func twin(n []byte) bool {
 		return false
 	}
 	for i, c := range n {
-		if c == '_' {
+		if class[c]&isPlain == 0 {
 			c, found = '-', true
 		}
 		buf[i] = c
@@ -225,13 +225,14 @@ const (
 	isValue
 	isTarget
 	isHost
+	isPlain // a letter, a digit or "-"
 )
 
 var class = func() (t [256]byte) {
 	for c := range 256 {
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-			t[c] = isToken | isHost
+			t[c] = isToken | isHost | isPlain
 		}
 		if c == '\t' || c >= ' ' && c != 0x7f {
 			t[c] |= isValue
@@ -243,6 +244,7 @@ var class = func() (t [256]byte) {
 	for _, c := range "!#$%&'*+-.^_`|~" {
 		t[c] |= isToken
 	}
+	t['-'] |= isPlain
 	for _, c := range "-._~%!$&'()*+;=" {
 		t[c] |= isHost
 	}

@@ -13,6 +13,7 @@ import (
 	"testing/iotest"
 
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/proxytest/messages"
 )
 
 // request reads a head with what Fill brings.
@@ -263,11 +264,20 @@ func FuzzRequest(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	for _, c := range messages.Requests(f) {
+		if len(c.Input) < 8<<10 {
+			f.Add([]byte(c.Input))
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		src := bytes.NewReader(data)
 		r := http1.NewReader(src, http1.Limits{})
 		var q http1.Request
-		if request(r, &q) != nil {
+		if err := request(r, &q); err != nil {
+			slow := http1.NewReader(iotest.OneByteReader(bytes.NewReader(data)), http1.Limits{})
+			if request(slow, &q) == nil {
+				t.Fatalf("refused with %v, but not byte by byte", err)
+			}
 			return
 		}
 		body, end, err := drain(r, src)
@@ -325,6 +335,11 @@ func FuzzResponse(f *testing.F) {
 	} {
 		f.Add([]byte(s), false)
 		f.Add([]byte(s), true)
+	}
+	for _, c := range messages.Responses(f) {
+		if len(c.Input) < 8<<10 {
+			f.Add([]byte(c.Input), false)
+		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte, toHead bool) {
 		src := bytes.NewReader(data)

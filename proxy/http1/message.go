@@ -54,8 +54,9 @@ type common struct {
 
 // field parses one field line, without its line end, into f and notes what it means.
 func (c *common) field(line []byte, f *Field) *Error {
-	i := 0
+	i, plain := 0, byte(isPlain)
 	for i < len(line) && class[line[i]]&isToken != 0 {
+		plain &= class[line[i]]
 		i++
 	}
 	switch {
@@ -74,8 +75,8 @@ func (c *common) field(line []byte, f *Field) *Error {
 		return bad("header value has a control character")
 	}
 	f.Kind = kindOf(f.Name)
-	if f.Kind == Other && bytes.IndexByte(f.Name, '_') >= 0 && twin(f.Name) {
-		return bad("header name imitates a guarded one with underscores")
+	if plain == 0 && f.Kind == Other && twin(f.Name) {
+		return bad("header name imitates a guarded one")
 	}
 	f.Hop = f.Kind.connectionSpecific()
 	return c.note(f)
@@ -92,6 +93,7 @@ func (c *common) note(f *Field) *Error {
 		}
 		c.lengths++
 		c.length = n
+		f.Value = canonicalLength(f.Value)
 	case TransferEncoding:
 		c.encodings++
 		c.chunked = EqualFold(f.Value, "chunked")
@@ -196,6 +198,14 @@ func parseLength(b []byte) (int64, bool) {
 		n = n*10 + int64(c-'0')
 	}
 	return n, true
+}
+
+// canonicalLength leaves the zeros in front out: some servers read such a number as octal.
+func canonicalLength(b []byte) []byte {
+	for len(b) > 1 && b[0] == '0' {
+		b = b[1:]
+	}
+	return b
 }
 
 // parse fills q from a head, of which the last, empty line is cut off.

@@ -24,6 +24,7 @@ type Reader struct {
 	head    int  // buf[:head] is the current head
 	scanned int  // of the next head, without finding its end
 	lines   int  // complete lines among scanned
+	skipped bool // an empty line, before the next head
 	pinned  bool // slices of buf are in use
 
 	body body
@@ -180,11 +181,11 @@ func (r *Reader) findHead(request bool) ([]byte, error) {
 	}
 	if request && r.scanned == 0 && r.w >= 2 && r.buf[0] == '\r' && r.buf[1] == '\n' {
 		// One empty line before a request is left out (RFC 9112 section 2.2).
-		r.r = 2
-		r.next()
-		if r.w >= 2 && r.buf[0] == '\r' && r.buf[1] == '\n' {
+		if r.skipped {
 			return nil, bad("request line is empty")
 		}
+		r.r, r.skipped = 2, true
+		return r.findHead(request)
 	}
 	for {
 		i := bytes.IndexByte(r.buf[r.scanned:r.w], '\n')
@@ -210,7 +211,7 @@ func (r *Reader) findHead(request bool) ([]byte, error) {
 
 func (r *Reader) takeHead(end int) ([]byte, error) {
 	size := end + 1
-	r.scanned, r.lines = 0, 0
+	r.scanned, r.lines, r.skipped = 0, 0, false
 	if size > r.limits.HeadBytes {
 		return nil, &Error{Status: 431, Reason: "head is too large"}
 	}
