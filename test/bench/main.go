@@ -166,7 +166,12 @@ func newBench(ctx context.Context, quick bool, proxy string) (*bench, error) {
 // run carries out one case, and ends what it has started.
 func (b *bench) run(c testCase) error {
 	defer b.stopAll()
+	rounds, duration := b.rounds, b.duration
+	if c.brief {
+		b.rounds, b.duration = 3, time.Second
+	}
 	rows, err := c.run(b)
+	b.rounds, b.duration = rounds, duration
 	if err != nil {
 		return err
 	}

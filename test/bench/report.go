@@ -103,7 +103,7 @@ func (b *bench) machine() string {
 			}
 		}
 	}
-	return fmt.Sprintf("%s, %d cores; %s; %s; %s. %d rounds of %s a side.", model, runtime.NumCPU(), runtime.Version(),
+	return fmt.Sprintf("%s, %d cores; %s; %s; %s. %d rounds of %s a side; 3 of 1s for bodies, numbers of connections, tables and the log.", model, runtime.NumCPU(), runtime.Version(),
 		b.version("nginx", "-v"), b.version("haproxy", "-v"), b.rounds, b.duration)
 }
 
