@@ -53,16 +53,16 @@ func MemberOf(td spiffeid.TrustDomain) Authorize {
 var errNoIdentity = errors.New("no certificate yet: citadel has not issued one")
 
 // ServerTLS is the configuration of a listener that demands a certificate of the mesh. The certificate and the
-// roots are read at each handshake, so renewal drops no connection. Session tickets are off: a resumed
-// session would skip the check of a peer's certificate.
+// roots are read at each handshake, so renewal drops no connection. A session may be resumed (RFC 8446 section 2.2), which
+// saves both sides most of a handshake: the certificates of the first one are verified again then, by the roots and rules
+// of now. Use one configuration for a listener's life: it holds the keys of the tickets.
 func ServerTLS(src Source, authorize Authorize, protocols ...string) *tls.Config {
 	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		SessionTicketsDisabled: true,
-		NextProtos:             protocols,
-		ClientAuth:             tls.RequireAnyClientCert,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(src) },
-		VerifyPeerCertificate:  verifier(src, authorize, x509.ExtKeyUsageClientAuth),
+		MinVersion:       tls.VersionTLS13,
+		NextProtos:       protocols,
+		ClientAuth:       tls.RequireAnyClientCert,
+		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(src) },
+		VerifyConnection: verifier(src, authorize, x509.ExtKeyUsageClientAuth),
 	}
 }
 
@@ -76,15 +76,20 @@ func ServerOnlyTLS(src Source, protocols ...string) *tls.Config {
 	}
 }
 
-// ClientTLS is the configuration for dialling a peer of the mesh, whose identity authorize checks.
+// sessions is how many peers' sessions a client keeps to resume: those behind one identity, which are few.
+const sessions = 16
+
+// ClientTLS is the configuration for dialling a peer of the mesh, whose identity authorize checks. Sessions are resumed as
+// ServerTLS says.
 func ClientTLS(src Source, authorize Authorize, protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: protocols,
-		// Names are not checked, identities are: VerifyPeerCertificate verifies the whole chain.
-		InsecureSkipVerify:    true, //nolint:gosec // see above
-		VerifyPeerCertificate: verifier(src, authorize, x509.ExtKeyUsageServerAuth),
-		GetClientCertificate:  func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate(src) },
+		// Names are not checked, identities are: VerifyConnection verifies the whole chain.
+		InsecureSkipVerify:   true, //nolint:gosec // see above
+		VerifyConnection:     verifier(src, authorize, x509.ExtKeyUsageServerAuth),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate(src) },
+		ClientSessionCache:   tls.NewLRUClientSessionCache(sessions),
 	}
 }
 
@@ -99,13 +104,20 @@ func certificate(src Source) (*tls.Certificate, error) {
 	return &m.Certificate, nil
 }
 
-func verifier(src Source, authorize Authorize, usage x509.ExtKeyUsage) func([][]byte, [][]*x509.Certificate) error {
-	return func(raw [][]byte, _ [][]*x509.Certificate) error {
+// verifier checks the peer of every handshake, a resumed one included: crypto/tls calls VerifyPeerCertificate for first ones
+// only. Resumption asks for no certificate of our own, so that it is still good is checked here.
+func verifier(src Source, authorize Authorize, usage x509.ExtKeyUsage) func(tls.ConnectionState) error {
+	return func(cs tls.ConnectionState) error {
 		m := src.Current()
 		if m == nil {
 			return errNoIdentity
 		}
-		id, err := Verify(raw, m.Roots, usage)
+		if cs.DidResume {
+			if _, err := certificate(src); err != nil {
+				return err
+			}
+		}
+		id, err := verify(cs.PeerCertificates, m.Roots, usage)
 		if err != nil {
 			return err
 		}
@@ -116,19 +128,26 @@ func verifier(src Source, authorize Authorize, usage x509.ExtKeyUsage) func([][]
 // Verify checks a peer's chain, leaf first in DER, against roots and returns the leaf's identity. The leaf must
 // not be a CA and must carry exactly one URI SAN, a SPIFFE ID (X509-SVID section 2 and 5.2).
 func Verify(raw [][]byte, roots *x509.CertPool, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
-	if len(raw) == 0 {
-		return spiffeid.ID{}, errors.New("peer sent no certificate")
-	}
-	leaf, err := x509.ParseCertificate(raw[0])
-	if err != nil {
-		return spiffeid.ID{}, fmt.Errorf("peer certificate: %w", err)
-	}
-	intermediates := x509.NewCertPool()
-	for _, der := range raw[1:] {
+	chain := make([]*x509.Certificate, len(raw))
+	for i, der := range raw {
 		c, err := x509.ParseCertificate(der)
-		if err != nil {
+		switch {
+		case err != nil && i == 0:
+			return spiffeid.ID{}, fmt.Errorf("peer certificate: %w", err)
+		case err != nil:
 			return spiffeid.ID{}, fmt.Errorf("peer's intermediate certificate: %w", err)
 		}
+		chain[i] = c
+	}
+	return verify(chain, roots, usage)
+}
+
+func verify(chain []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUsage) (spiffeid.ID, error) {
+	if len(chain) == 0 {
+		return spiffeid.ID{}, errors.New("peer sent no certificate")
+	}
+	leaf, intermediates := chain[0], x509.NewCertPool()
+	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {

@@ -244,6 +244,56 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
+// TestResumption: a second handshake is resumed, and checks the peer as the first did, by what holds now.
+func TestResumption(t *testing.T) {
+	const api = "spiffe://cluster.local/ns/default/sa/api"
+	type pair struct {
+		a              *authority
+		server, client *rootsOnly
+		allow          *Authorize
+	}
+	for _, test := range []struct {
+		name    string
+		between func(p pair)
+		resumed bool
+		refused string // by the server; empty for none
+	}{
+		{"nothing has changed", func(pair) {}, true, ""},
+		{"the client is not admitted any more", func(p pair) { *p.allow = AnyOf(spiffeid.RequireFromString(api)) }, true, "peer is " + web},
+		{"the server trusts other roots", func(p pair) { p.server.m.Roots = x509.NewCertPool() }, true, "unknown authority"},
+		{"the server's own certificate has expired", func(p pair) {
+			leaf := *p.server.m.Certificate.Leaf
+			leaf.NotAfter = time.Now().Add(-time.Second)
+			p.server.m.Certificate.Leaf = &leaf
+		}, true, "the certificate of " + api + " expired"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := pair{a: newAuthority(t)}
+			s, c := p.a.source(api), p.a.source(web)
+			p.server, p.client = &s, &c
+			allow := MemberOf(testTD)
+			p.allow = &allow
+			server := ServerTLS(p.server, func(id spiffeid.ID) error { return allow(id) }, "x")
+			client := ClientTLS(p.client, AnyOf(spiffeid.RequireFromString(api)), "x")
+			client.ServerName = "peer" // sessions are kept by it, or by the address, which is another each time here
+			if state, serverErr, clientErr := handshake(t, server, client); serverErr != nil || clientErr != nil || state.DidResume {
+				t.Fatalf("the first handshake: %v, %v, resumed %v", serverErr, clientErr, state.DidResume)
+			}
+			test.between(p)
+			state, serverErr, _ := handshake(t, server, client)
+			if test.refused != "" {
+				if serverErr == nil || !strings.Contains(serverErr.Error(), test.refused) {
+					t.Errorf("the second handshake: %v, want a refusal with %q", serverErr, test.refused)
+				}
+				return
+			}
+			if id, err := PeerID(&state); serverErr != nil || err != nil || id.String() != web || state.DidResume != test.resumed {
+				t.Errorf("the second handshake: %v; peer %v, %v; resumed %v", serverErr, id, err, state.DidResume)
+			}
+		})
+	}
+}
+
 func TestRenewal(t *testing.T) {
 	start := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	leaf := &x509.Certificate{NotBefore: start, NotAfter: start.Add(1000 * time.Second)}
