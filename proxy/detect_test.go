@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,6 +177,49 @@ func TestSlowRequestIsHTTP(t *testing.T) {
 			m.client.log.await(t, `"GET `+path+` HTTP/1.1" 200`)
 			m.server.log.await(t, `"GET `+path+` HTTP/1.1" 200`)
 		})
+	}
+}
+
+// TestLooseRequestsAreRefused sends to a port that nobody has declared what is a request to lenient servers only: it must
+// not go round the rules for HTTP as bytes.
+func TestLooseRequestsAreRefused(t *testing.T) {
+	m := newMesh(t)
+	var reached atomic.Int32
+	m.app(webIP, func(ln net.Listener) {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				if b, _ := io.ReadAll(c); len(b) > 0 {
+					reached.Add(1)
+				}
+			}()
+		}
+	})
+	m.start()
+	for _, request := range []string{
+		"GET  /admin HTTP/1.1\r\nHost: web\r\n\r\n", "GET\t/admin HTTP/1.1\r\nHost: web\r\n\r\n", "GET /admin\r\n", "GET /admin", "GET /admin HTTP/1.1",
+		"get /a b HTTP/1.1\r\n\r\n", " GET /admin HTTP/1.1\r\n\r\n", "\n\n\nGET /admin HTTP/1.1\n\n", "\r\n\r\n\r\nGET /admin HTTP/1.1\r\n\r\n",
+	} {
+		t.Run(request, func(t *testing.T) {
+			c := dialFrom(t, "127.0.0.9", m.direct(webIP))
+			if _, err := io.WriteString(c, request); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.CloseWrite() // it may be refused already
+			got, err := io.ReadAll(c)
+			if len(got) > 0 && !strings.HasPrefix(string(got), "HTTP/1.1 4") && !strings.HasPrefix(string(got), "HTTP/1.1 505") {
+				t.Errorf("answered %q, %v", got, err)
+			}
+			_ = c.Close()
+		})
+	}
+	m.server.halt(t)
+	if n := reached.Load(); n != 0 {
+		t.Errorf("%d of them reached the application", n)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -91,10 +92,12 @@ func sniff(c *Conn, t Timeouts, classify func([]byte) (Kind, bool)) (kind Kind, 
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return kind, nil, fmt.Errorf("%w: it looked like %s", ErrSlow, kind)
 		case errors.Is(err, io.EOF), errors.Is(err, errPeekFull):
-			// No more will come, or it is longer than any sane preamble: what it looks like decides, except that
-			// half a request line before the end of the stream is no HTTP.
+			// No more will come, or it is longer than any sane preamble: what it looks like decides. The end of the
+			// stream is a line's end to some servers; half a word before it is no HTTP.
 			if errors.Is(err, io.EOF) {
-				kind = TCP
+				if kind, more = classify(append(bytes.Clone(c.Buffered()), '\n')); more {
+					kind = TCP
+				}
 			}
 			return kind, nil, nil
 		default:
@@ -119,7 +122,53 @@ func Classify(b []byte) (kind Kind, more bool) {
 	if b[0] == recordHandshake {
 		return classifyTLS(b)
 	}
-	return classifyHTTP(b)
+	kind, more = classifyHTTP(b)
+	if kind == TCP && !more {
+		return classifyLoosely(b)
+	}
+	return kind, more
+}
+
+// commonMethods are those that every server knows.
+var commonMethods = []string{"get", "head", "post", "put", "delete", "options", "patch", "trace", "connect"}
+
+// classifyLoosely finds what is no request line and yet one to a lenient server: with another white space, too much or
+// none of it, with empty lines before, without a version. Passed on as bytes it would go round whatever is decided on
+// HTTP, so it counts as HTTP, whose engine refuses it. An inline command of Redis for a key that begins with "/" looks the
+// same: its port is to be declared.
+func classifyLoosely(b []byte) (Kind, bool) {
+	const space = " \t\v\f\r\n"
+	b = bytes.TrimLeft(b, space)
+	word := 0
+	for word < len(b) && isToken(b[word]) {
+		word++
+	}
+	method, rest := bytes.ToLower(b[:min(word, maxMethod)]), b[word:]
+	if len(rest) == 0 {
+		for _, m := range commonMethods {
+			if bytes.HasPrefix([]byte(m), method) {
+				return HTTP1, true
+			}
+		}
+		return TCP, false
+	}
+	if !slices.Contains(commonMethods, string(method)) || !bytes.ContainsRune([]byte(space), rune(rest[0])) {
+		return TCP, false
+	}
+	line, _, whole := bytes.Cut(rest, []byte("\n"))
+	if !whole {
+		return HTTP1, true
+	}
+	line = bytes.ToLower(bytes.TrimLeft(line, space))
+	for _, begin := range []string{"/", "*", "\\", "http:", "https:"} {
+		if bytes.HasPrefix(line, []byte(begin)) {
+			return HTTP1, false
+		}
+	}
+	if bytes.Contains(line, []byte("http/")) {
+		return HTTP1, false
+	}
+	return TCP, false
 }
 
 // maxMethod is longer than any registered method (UPDATEREDIRECTREF, 17) and most made-up ones.

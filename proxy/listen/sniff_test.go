@@ -38,14 +38,24 @@ func TestClassify(t *testing.T) {
 		{"\r\nGET / HTTP/1.1\r\n", HTTP1, false},
 		{"\r", HTTP1, true},
 		{"\r\n", HTTP1, true},
-		{"\rG", TCP, false},
-		{"\r\n\r\n\r\n", TCP, false},
+		{"\rG", HTTP1, true},
+		{"\r\n\r\n\r\n", HTTP1, true}, // a server may leave any number of them out
+		{"\n\nGET / HTTP/1.1\n", HTTP1, false},
 		{"GET /\xc3\xa9 HTTP/1.1\r\n", HTTP1, false}, // the engine refuses it, as HTTP
-		{"GET / HTTP/2.0\r\n", TCP, false},
-		{"GET / HTTP/1.x\r\n", TCP, false},
-		{"GET /\r\n", TCP, false}, // HTTP/0.9
-		{"GET  / HTTP/1.1", TCP, false},
-		{"GET / x HTTP/1.1", TCP, false},
+		{"GET / HTTP/2.0\r\n", HTTP1, false},
+		{"GET / HTTP/1.x\r\n", HTTP1, false},
+		{"GET /\r\n", HTTP1, false}, // HTTP/0.9
+		{"get\t/ HTTP/1.1\r\n", HTTP1, false},
+		{"GET\v/ HTTP/1.1\r\n", HTTP1, false},
+		{"GET admin HTTP/1.1\r\n", HTTP1, false},
+		{"POST /a b HTTP/1.1\r\n", HTTP1, false},
+		{"GET key\r\n", TCP, false},                    // Redis, inline
+		{"CONNECT\naccept-version:1.2\n", TCP, false},  // STOMP
+		{"OPTIONS rtsp://x/ RTSP/1.0\r\n", TCP, false}, // RTSP
+		{"GETKEY / HTTP/9\r\n", TCP, false},
+		{"GET  / HTTP/1.1", HTTP1, true},
+		{"GET  / HTTP/1.1\r\n", HTTP1, false},
+		{"GET / x HTTP/1.1", HTTP1, true},
 		{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HTTP2, false},
 		{"PRI * HTTP/", HTTP1, true}, // may be either still
 		{"PRI * HTTP/2", HTTP2, true},
@@ -59,7 +69,7 @@ func TestClassify(t *testing.T) {
 		{"\x00\x00\x00\x08\x04\xd2\x16\x2f", TCP, false}, // PostgreSQL SSLRequest
 		{"\x10\x0c\x00\x04MQTT", TCP, false},             // MQTT
 		{"SSH-2.0-OpenSSH_9.2\r\n", TCP, false},
-		{" GET / HTTP/1.1\r\n", TCP, false},
+		{" GET / HTTP/1.1\r\n", HTTP1, false},
 		{strings.Repeat("A", 33) + " / HTTP/1.1\r\n", TCP, false},
 		{"GET /" + strings.Repeat("a", 8000), HTTP1, true},
 		{"\x16", TLS, true},
@@ -272,8 +282,8 @@ func TestSniffTimeouts(t *testing.T) {
 }
 
 func TestSniffEnds(t *testing.T) {
-	for in, want := range map[string]Kind{"": Silent, "GET": TCP, "\x16\x03": TCP, "\r": TCP} {
-		client, server := net.Pipe()
+	for in, want := range map[string]Kind{"": Silent, "GET": TCP, "\x16\x03": TCP, "\r": TCP, "GET /admin": HTTP1, "PUB a": TCP} {
+		client, server := tcpPair(t)
 		go func() {
 			_, _ = client.Write([]byte(in))
 			_ = client.Close()
@@ -283,6 +293,26 @@ func TestSniffEnds(t *testing.T) {
 			t.Errorf("%q and the end: %v, %v; want %v", in, kind, err, want)
 		}
 	}
+}
+
+// tcpPair is two ends of a connection that can be closed at one end and still be read at the other, as net.Pipe can't.
+func tcpPair(t *testing.T) (client, server net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err = net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = client.Close(), server.Close() })
+	return client, server
 }
 
 func TestSniffIsBounded(t *testing.T) {
