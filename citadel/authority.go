@@ -15,6 +15,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/composure-mesh/composure/internal/limit"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/attest"
 )
@@ -25,7 +26,19 @@ type authority struct {
 	lifetime time.Duration
 	keyFile  string // the keeper's public key, mesh.AttestKey
 	ledger   *ledger
+	limits   *limit.PerCaller // by container
 }
+
+// A container asks for a certificate when it starts and at half of its life, a minute at the least; while something is in
+// the way it tries again every one or two seconds. A statement may be used as often as one likes within its minute, so the
+// keeper's own limit does not bound what is signed here.
+const (
+	signRate  = 1 // a second
+	signBurst = 20
+)
+
+// errTooMany marks a caller that asks too often.
+var errTooMany = errors.New("too many requests of one container")
 
 // errRefused marks what the caller is to blame for, apart from what went wrong here.
 var errRefused = errors.New("refused")
@@ -33,6 +46,8 @@ var errRefused = errors.New("refused")
 func refused(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errRefused, fmt.Errorf(format, args...))
 }
+
+func newLimits() *limit.PerCaller { return &limit.PerCaller{Rate: signRate, Burst: signBurst} }
 
 // sign issues a certificate for a statement of the keeper's and a signing request of which nothing but the key is
 // used. A repeated statement gives its holder nothing new: it is bound to one key, and the request proves that key.
@@ -49,6 +64,9 @@ func (a *authority) sign(req attest.SignRequest, now time.Time) (*x509.Certifica
 	id, err := checkStatement(st, a.ca.td)
 	if err != nil {
 		return nil, st, refused("statement for container %.12s: %w", st.Container, err)
+	}
+	if !a.limits.Allow(st.Container, now) {
+		return nil, st, fmt.Errorf("signing request of %s: %w %.12s", id, errTooMany, st.Container)
 	}
 	pub, err := requestKey(req.CSR)
 	if err != nil {

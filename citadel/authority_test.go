@@ -44,7 +44,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, authority: &authority{ca: ca, lifetime: time.Hour, keyFile: filepath.Join(dir, "attest.pub"), ledger: newLedger(filepath.Join(dir, "issued.json"), quiet(t))}}
+	b := &bench{t: t, authority: &authority{ca: ca, lifetime: time.Hour, keyFile: filepath.Join(dir, "attest.pub"), ledger: newLedger(filepath.Join(dir, "issued.json"), quiet(t)), limits: newLimits()}}
 	b.newKeeper()
 	return b
 }
@@ -231,6 +231,27 @@ func TestSignBindsAStatementToItsKey(t *testing.T) {
 	}
 	if list := b.ledger.list(testNow); len(list) != 1 || list[0].Serial != again.SerialNumber.Text(16) {
 		t.Errorf("the ledger has %+v, want the newest alone", list)
+	}
+}
+
+// A statement may be used again within its minute, but not to keep citadel busy.
+func TestSignIsLimitedByContainer(t *testing.T) {
+	b := newBench(t)
+	req := b.request(p256(t), &x509.CertificateRequest{}, nil)
+	for i := range signBurst {
+		if _, _, err := b.sign(req, testNow); err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+	}
+	if _, _, err := b.sign(req, testNow); !errors.Is(err, errTooMany) || errors.Is(err, errRefused) {
+		t.Errorf("one more at once: %v, want %v", err, errTooMany)
+	}
+	other := b.request(p256(t), &x509.CertificateRequest{}, func(st *attest.Statement) { st.Container = strings.Repeat("b", 64) })
+	if _, _, err := b.sign(other, testNow); err != nil {
+		t.Errorf("another container: %v", err)
+	}
+	if _, _, err := b.sign(req, testNow.Add(time.Second)); err != nil {
+		t.Errorf("a second later: %v", err)
 	}
 }
 

@@ -69,7 +69,7 @@ func New(cfg Config) (*Citadel, error) {
 	}
 	c := &Citadel{cfg: cfg}
 	c.authority = &authority{ca: ca, lifetime: cfg.Lifetime, keyFile: cfg.AttestKey,
-		ledger: newLedger(filepath.Join(cfg.StateDir, "issued.json"), cfg.Log)}
+		ledger: newLedger(filepath.Join(cfg.StateDir, "issued.json"), cfg.Log), limits: newLimits()}
 	c.self = &self{authority: c.authority, log: cfg.Log}
 	c.publisher = &publisher{socket: cfg.KeeperSocket, file: cfg.BundleFile, bundle: ca.Bundle(), log: cfg.Log}
 	// Connecting needs write permission on the socket; who may connect is decided by who mounts the volume.
@@ -137,6 +137,9 @@ func (c *Citadel) sign(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, errRefused):
 		c.cfg.Log.Warn("certificate refused", "statement", req.Statement, "error", err)
 		httpx.Error(w, http.StatusForbidden, err)
+	case errors.Is(err, errTooMany):
+		c.cfg.Log.Warn("certificate refused", "statement", req.Statement, "error", err)
+		httpx.Error(w, http.StatusTooManyRequests, err)
 	case err != nil:
 		c.cfg.Log.Error("certificate not issued", "statement", req.Statement, "error", err)
 		httpx.Error(w, http.StatusServiceUnavailable, err)

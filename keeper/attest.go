@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
+	"time"
 
-	"golang.org/x/time/rate"
-
+	"github.com/composure-mesh/composure/internal/limit"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
 )
@@ -56,7 +55,11 @@ type cgroupAttestor struct {
 	scope    Scope
 	engine   Engine
 	procRoot string
-	limits   limits
+	limits   *limit.PerCaller
+}
+
+func newCgroupAttestor(s Scope, e Engine, procRoot string) *cgroupAttestor {
+	return &cgroupAttestor{scope: s, engine: e, procRoot: procRoot, limits: &limit.PerCaller{Rate: attestRate, Burst: attestBurst}}
 }
 
 func (a *cgroupAttestor) Accepted(conn net.Conn) Evidence {
@@ -92,7 +95,7 @@ func (a *cgroupAttestor) attest(ctx context.Context, p *peer) (Caller, error) {
 	if err != nil {
 		return Caller{}, fmt.Errorf("%w: process %d: %w", ErrUnknown, p.pid, err)
 	}
-	if !a.limits.allow(id) {
+	if !a.limits.Allow(id, time.Now()) {
 		return Caller{}, fmt.Errorf("%w: container %.12s", ErrTooMany, id)
 	}
 	c, err := a.engine.Inspect(ctx, id)
@@ -165,32 +168,4 @@ func (a *cgroupAttestor) identify(c Container, uid int) (Caller, error) {
 var roleUsers = map[mesh.Role]int{
 	mesh.RoleProxy: mesh.UIDProxy, mesh.RoleGateway: mesh.UIDProxy,
 	mesh.RolePilot: mesh.UIDPilot, mesh.RoleCitadel: mesh.UIDCitadel, mesh.RoleMixer: mesh.UIDMixer,
-}
-
-// limits is a rate limit for each container.
-type limits struct {
-	mu   sync.Mutex
-	each map[string]*rate.Limiter
-}
-
-// maxLimits bounds the memory: beyond it, containers that have not asked for a while are forgotten.
-const maxLimits = 1024
-
-func (l *limits) allow(id string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.each == nil {
-		l.each = map[string]*rate.Limiter{}
-	}
-	if len(l.each) >= maxLimits {
-		for id, lim := range l.each {
-			if lim.Tokens() >= attestBurst {
-				delete(l.each, id)
-			}
-		}
-	}
-	if l.each[id] == nil {
-		l.each[id] = rate.NewLimiter(attestRate, attestBurst)
-	}
-	return l.each[id].Allow()
 }

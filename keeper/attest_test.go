@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
@@ -73,7 +71,7 @@ func TestAttest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cgroup := "0::/docker/" + test.container.ID + "\n"
-			a := &cgroupAttestor{scope: testScope, engine: newFakeEngine(test.container), procRoot: procWith(t, map[int]string{7: cgroup, 100: cgroup})}
+			a := newCgroupAttestor(testScope, newFakeEngine(test.container), procWith(t, map[int]string{7: cgroup, 100: cgroup}))
 			got, err := a.attest(t.Context(), livingPeer(7, test.uid))
 			if test.err != "" {
 				if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), test.err) {
@@ -104,7 +102,7 @@ func TestAttestRefusesProcesses(t *testing.T) {
 		"in a cgroup that has their name": {cgroups: map[int]string{7: "0::/docker/" + id("other") + "/docker/" + proxy.ID + "\n", 100: own}, err: "not in the container's own cgroup"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &cgroupAttestor{scope: testScope, engine: newFakeEngine(proxy), procRoot: procWith(t, test.cgroups)}
+			a := newCgroupAttestor(testScope, newFakeEngine(proxy), procWith(t, test.cgroups))
 			p := livingPeer(7, 1337)
 			p.exited = func() (bool, error) { return test.exited, nil }
 			if got, err := a.attest(t.Context(), p); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), test.err) {
@@ -119,36 +117,8 @@ func TestAttestWithoutAnEngine(t *testing.T) {
 	proxy := box("web-mesh-proxy", mesh.RoleProxy, "web")
 	e := newFakeEngine(proxy)
 	e.breakWith(errEngine)
-	a := &cgroupAttestor{scope: testScope, engine: e, procRoot: procWith(t, map[int]string{7: "0::/docker/" + proxy.ID + "\n"})}
+	a := newCgroupAttestor(testScope, e, procWith(t, map[int]string{7: "0::/docker/" + proxy.ID + "\n"}))
 	if _, err := a.attest(t.Context(), livingPeer(7, 1337)); !errors.Is(err, errEngine) || errors.Is(err, ErrUnknown) {
 		t.Errorf("attest: %v", err)
 	}
-}
-
-func TestLimits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l limits
-		for i := range attestBurst {
-			if !l.allow("a") {
-				t.Fatalf("request %d refused", i)
-			}
-		}
-		if l.allow("a") {
-			t.Error("no limit")
-		}
-		if !l.allow("b") {
-			t.Error("one container's limit is another's")
-		}
-		time.Sleep(time.Second)
-		if !l.allow("a") || l.allow("a") {
-			t.Error("want one request a second")
-		}
-		for i := range 3 * maxLimits {
-			l.allow(strconv.Itoa(i))
-			time.Sleep(100 * time.Millisecond)
-		}
-		if n := len(l.each); n > maxLimits+1 {
-			t.Errorf("%d limiters are kept, want at most %d", n, maxLimits)
-		}
-	})
 }

@@ -71,7 +71,7 @@ func New(cfg Config) (*Keeper, error) {
 	}
 	k := &Keeper{cfg: cfg, attestor: cfg.Attestor, feed: newFeed()}
 	if k.attestor == nil {
-		k.attestor = &cgroupAttestor{scope: cfg.Scope, engine: cfg.Engine, procRoot: procRoot}
+		k.attestor = newCgroupAttestor(cfg.Scope, cfg.Engine, procRoot)
 	}
 	k.watcher = newWatcher(cfg.Scope, cfg.Engine, k.feed, cfg.Log)
 	k.journal = heal.NewJournal()
