@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -107,6 +108,37 @@ func TestUpgrade(t *testing.T) {
 		if id != upgraded[service] {
 			t.Errorf("a second upgrade, or the next up, replaces %s", service)
 		}
+	}
+	t.Run("installed mesh", func(t *testing.T) { testUpgradeInstalled(t, previous) })
+}
+
+// testUpgradeInstalled: the planes of a shared mesh come first, and a project that is ahead of them is told so.
+func testUpgradeInstalled(t *testing.T, previous string) {
+	name, net := installMesh(t)
+	p := newProject(t, map[string]string{"compose.yaml": "services:" + sharedService("web", "shared") + "networks:\n  shared: {external: true, name: " + net + "}\n"})
+	install := []string{"-p", name, "install", "--log-level", "debug"}
+	p.must(p.run(t.Context(), previous, install...), previous, install)
+	inject := []string{"compose", "inject", "--control-plane", "external", "--mesh", name}
+	p.must(p.run(t.Context(), previous, inject...), previous, inject)
+	p.up()
+	app := p.container("web")
+
+	refused(t, p.tryMeshctl("upgrade"), "the planes of the shared mesh "+name+" come first", "meshctl -p "+name+" upgrade")
+	if r := p.tryMeshctl("-p", name, "upgrade"); r.code != 0 || !strings.Contains(r.stderr, "[4/4]") || !strings.Contains(r.stderr, "next, in the directories of project "+p.name) {
+		t.Fatalf("upgrade of the planes: exit %d\n%s", r.code, r.stderr)
+	}
+	for _, c := range meshContainers(t.Context(), name) {
+		info := must(engine.ContainerInspect(t.Context(), c.ID))
+		if strings.HasSuffix(c.Image, ":previous") || !slices.Contains(info.Config.Env, "COMPOSURE_LOG_LEVEL=debug") {
+			t.Errorf("%s runs %s with %s, want the new version with the flags of install", c.Names, c.Image, info.Config.Env)
+		}
+	}
+	p.meshctl("upgrade")
+	if versions := p.meshctl("version", "-o", "json"); strings.Contains(versions, "previous") {
+		t.Errorf("versions after the upgrades:\n%s", versions)
+	}
+	if p.container("web") != app {
+		t.Error("the application was replaced")
 	}
 }
 
