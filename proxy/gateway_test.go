@@ -53,6 +53,11 @@ func TestGateway(t *testing.T) {
 			t.Errorf("port %d: %d %q", port, code, body)
 		}
 	}
+	// The application speaks HTTP/1 alone: what a client of the gateway speaks says nothing of it.
+	if code, body := get(t, h2client(t, address(given)), "http://shop.example/h2"); code != http.StatusOK || !strings.HasPrefix(body, "GET shop.example /h2") {
+		t.Errorf("HTTP/2: %d %q", code, body)
+	}
+	m.server.log.await(t, `"GET /h2 HTTP/1.1" 200`)
 	if code, _ := get(t, httpClient(t, address(given), ""), "http://other.example/"); code != http.StatusNotFound {
 		t.Errorf("another host: %d, want 404", code)
 	}

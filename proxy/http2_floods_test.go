@@ -77,8 +77,10 @@ func bombFields() (fields []string) {
 	return fields
 }
 
+// heap is what is held, garbage aside.
 func heap() uint64 {
+	runtime.GC()
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)
-	return s.HeapInuse + s.StackInuse
+	return s.HeapAlloc + s.StackInuse
 }

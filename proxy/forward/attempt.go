@@ -36,7 +36,7 @@ type attempt struct {
 	fails    int                          // how many
 	pumped   bool                         // there was more of the body than what is in out
 	sentAt   time.Time
-	again    bool // a try that follows on one of which the upstream knows nothing
+	again    int  // how often this try has been begun: anew after each of which the upstream knows nothing
 	answered bool // a response has begun, if only with a 1xx
 	informed bool // a 1xx was passed on: the client has begun to get a response, and out is lost
 	relaying bool // the final response is passed on
@@ -49,6 +49,9 @@ type attempt struct {
 const (
 	// maxAvoid is how many endpoints that have failed are avoided by further tries.
 	maxAvoid = 5
+	// maxAgain is how often a try is begun anew that the upstream knows nothing of: connections that others share may
+	// end one after the other.
+	maxAgain = 3
 	// maxInformational bounds the 1xx responses before the final one.
 	maxInformational = 16
 	// patience is how long an upstream may take to answer before the client is watched meanwhile. Most answer
@@ -101,24 +104,26 @@ func (a *attempt) try() *filter.Answer {
 			return f
 		}
 	}
-	f := a.send(false)
-	if f == nil {
-		f = a.awaitResponse()
-	}
-	if f == errStale {
+	a.again = 0
+	f := a.once(false)
+	for f == errStale {
 		// The peer closed the connection as we took it, or refused the stream, so this request was not worked on: once
 		// more, anew.
-		a.again = true
-		f = a.send(true)
-		if f == nil {
-			f = a.awaitResponse()
-		}
-		a.again = false
+		a.again++
+		f = a.once(true)
 	}
 	if f != nil {
 		s.resp.WebSocket = false
 	}
 	return f
+}
+
+// once sends the request and waits for the response's head.
+func (a *attempt) once(anew bool) *filter.Answer {
+	if f := a.send(anew); f != nil {
+		return f
+	}
+	return a.awaitResponse()
 }
 
 // prepare makes what is sent at each try.
@@ -191,6 +196,7 @@ func (a *attempt) Again(x *filter.Exchange) bool {
 		return false
 	}
 	if s.pump.spilled.Load() {
+		x.Answer(upstreamClosed()) // there was too much to send again, and there is no way back
 		return false
 	}
 	if a.endpoint != nil && a.fails < maxAvoid {
@@ -324,7 +330,7 @@ func (a *attempt) send(anew bool) *filter.Answer {
 // idempotent one without a body (RFC 9110 section 9.2.2) whose connection was closed by the upstream as it was taken.
 func (a *attempt) stale(err error) bool {
 	s := a.s
-	if a.again || a.answered || s.pump.running {
+	if a.again >= maxAgain || a.answered || s.pump.running {
 		return false
 	}
 	switch a.up.lost(err) {

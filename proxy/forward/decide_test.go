@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/route"
@@ -43,6 +44,35 @@ func sketch(d decision) outline {
 		o.service = s.Name
 	}
 	return o
+}
+
+func TestSpeaksHTTP2(t *testing.T) {
+	const out, in, edge = exchange.Outbound, exchange.Inbound, exchange.Gateway
+	for _, tt := range []struct {
+		declared               mesh.Protocol
+		direction              exchange.Direction
+		client, grpc, switched bool
+		want                   bool
+	}{
+		{"", out, true, false, false, true},
+		{"", out, false, false, false, false},
+		{"", out, false, true, false, false}, // a client of HTTP/1 has dialled one that speaks it, too
+		{"", in, true, false, false, true},
+		{"", in, false, false, false, false},
+		{"", edge, true, false, false, false}, // a browser that speaks HTTP/2 says nothing of the application
+		{"", edge, true, true, false, true},
+		{mesh.ProtocolHTTP, out, true, false, false, false},
+		{mesh.ProtocolHTTP, out, true, true, false, true},
+		{mesh.ProtocolHTTP2, out, false, false, false, true},
+		{mesh.ProtocolGRPC, in, false, false, false, true},
+		{mesh.ProtocolGRPC, edge, true, false, false, true},
+		{mesh.ProtocolHTTP2, out, false, false, true, false}, // websocket
+	} {
+		o := &origin{direction: tt.direction, http2: tt.client}
+		if got := speaksHTTP2(tt.declared, o, tt.grpc, tt.switched); got != tt.want {
+			t.Errorf("%+v: got %v", tt, got)
+		}
+	}
 }
 
 func TestDecide(t *testing.T) {

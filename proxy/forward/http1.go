@@ -228,6 +228,9 @@ func (c *client1) respond(p *http1.Response, h http1.Header) error {
 }
 
 func (c *client1) take(src source) (n int, err error) {
+	if len(c.out) == 0 {
+		c.out = c.a.buf[:0]
+	}
 	c.out, n, err = appendBody(c.out, src, c.chunked)
 	return n, err
 }

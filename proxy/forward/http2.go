@@ -37,7 +37,7 @@ func newConn2(ctx context.Context, e *Engine, conn net.Conn, c *exchange.Connect
 	t := e.cfg.Timeouts
 	cfg.Timeouts.Header, cfg.Timeouts.Idle = t.Header, t.Idle
 	// Later than what waits for the upstream: that has an answer to give.
-	cfg.Timeouts.StreamIdle = t.StreamIdle + t.StreamIdle/4
+	cfg.Timeouts.StreamIdle = t.StreamIdle + max(t.StreamIdle/4, 5*time.Second)
 	k.http2 = http2.NewServerConn(conn, cfg, k.serve)
 	return k
 }
@@ -77,7 +77,7 @@ func (k *conn2) serve(st *http2.ServerStream) {
 	case <-c.leaves:
 	default:
 	}
-	c.ServerStream = nil
+	c.ServerStream, c.req, c.scheme = nil, http1.Request{}, nil // their room is the stream's
 	clients.Put(c)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -123,6 +124,47 @@ func BenchmarkUnary(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// TestMemoryOfAnIdleStream bounds what a stream costs on which nothing happens, as those do that wait for news. Client
+// and server are counted in.
+func TestMemoryOfAnIdleStream(t *testing.T) {
+	if raced {
+		t.Skip("the race detector is on")
+	}
+	const n = 400
+	addr := streamed(t, func(_, _ int, _ *http2.ServerConn, s *http2.ServerStream) {
+		_ = s.Respond(http.StatusOK, nil, false)
+		_ = s.Write([]byte("hello"), false)
+		_, _ = s.Read(make([]byte, 1))
+	})
+	p := start(t, options{direction: exchange.Outbound, dst: addr, http2: true})
+	measure := func() uint64 {
+		runtime.GC()
+		runtime.GC() // the first only empties pools by half
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	before := measure()
+	var c *http2.ClientConn
+	for i := range n {
+		if i%100 == 0 {
+			c = p.h2conn()
+		}
+		s := openStream(t, c, http.MethodPost, false)
+		if r, err := s.Response(); err != nil || r.Status != http.StatusOK {
+			t.Fatal(r.Status, err)
+		}
+		if _, err := io.ReadFull(readFunc(s.Read), make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	each := (int64(measure()) - int64(before)) / n
+	t.Logf("%d bytes an idle stream", each)
+	if each > 40_000 {
+		t.Errorf("an idle stream takes %d bytes, want at most 40000", each)
 	}
 }
 

@@ -19,6 +19,24 @@ type source interface {
 	Trailer() http1.Header
 }
 
+// waiter is a source that can be waited for without a buffer to read into, as streams of HTTP/2 can: there may be
+// thousands on which nothing happens for long.
+type waiter interface {
+	Await()
+}
+
+// await waits for src, if it can be waited for and something is to be waited for. It gives buf away meanwhile, and returns
+// one of the same kind.
+func await(src source, buf *[http1.CopySize]byte) *[http1.CopySize]byte {
+	w, ok := src.(waiter)
+	if !ok || src.Ready() {
+		return buf
+	}
+	http1.PutBuffer(buf)
+	w.Await()
+	return http1.GetBuffer()
+}
+
 // link is the upstream's side of one try: a connection of HTTP/1 or a stream of HTTP/2. As a source it yields the
 // response's body.
 type link interface {

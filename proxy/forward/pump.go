@@ -140,10 +140,11 @@ func (s *server) pumping(up link, upload bool) {
 // upload carries the rest of the body. A fault is the client's; failed says that the upstream did not take it.
 func (s *server) upload(up link) (f *filter.Answer, failed bool) {
 	buf := http1.GetBuffer()
-	defer http1.PutBuffer(buf)
+	defer func() { http1.PutBuffer(buf) }()
 	defer func() { _ = up.SetWriteDeadline(time.Time{}) }()
 	limit := s.e.cfg.Timeouts.StreamIdle
 	for {
+		buf = await(s.in, buf)
 		out, n, err := appendBody(buf[:0], s.in, s.a.framed())
 		now, ended := time.Now(), isEOF(err)
 		if len(out) > 0 || ended {

@@ -129,6 +129,9 @@ func (a *attempt) relay() *filter.Answer {
 				return s.blame(err)
 			}
 		}
+		if !to.gathered() {
+			a.buf = await(src, a.buf)
+		}
 		n, err := to.take(src)
 		if n > 0 {
 			s.x.BytesSent += int64(n)
@@ -246,7 +249,7 @@ func (a *attempt) release() {
 	a.endpoint.Done()
 	a.s.client.hold(nil)
 	a.up.keep(a.s.resp.IdleTimeout)
-	a.up = nil
+	a.forget()
 }
 
 // drop closes the upstream connection for good.
@@ -255,6 +258,15 @@ func (a *attempt) drop() {
 		a.endpoint.Done()
 		a.s.client.hold(nil)
 		a.up.discard()
-		a.up = nil
+		a.forget()
+	}
+}
+
+// forget lets go of a link that was given back, and of the response's fields with it: those of a stream are in room of its
+// own, which must not be where a later response of HTTP/1 is parsed into.
+func (a *attempt) forget() {
+	a.up = nil
+	if a.d.http2 {
+		a.s.resp.Header = nil
 	}
 }

@@ -127,11 +127,11 @@ func (s *server) exchange() outcome {
 	s.x.Route, s.x.Ends, s.x.Upstream.Cluster = d.route, d.ends, d.name
 	s.pump.reset()
 	s.limits.reset()
-	buf := http1.GetBuffer()
-	s.a = attempt{s: s, t: t, d: d, buf: buf}
+	s.a = attempt{s: s, t: t, d: d, buf: http1.GetBuffer()}
 	end := s.a.run()
 	s.record()
-	http1.PutBuffer(buf)
+	http1.PutBuffer(s.a.buf)
+	s.a.buf = nil // it is another's now
 	return end
 }
 

@@ -10,10 +10,11 @@ const (
 	glitchBudget    = 4000
 	glitchPerSecond = 400
 
-	costControl  = 1  // PING, WINDOW_UPDATE, PRIORITY, RST_STREAM of a stream that is gone, unknown types
-	costEmpty    = 4  // DATA without data, CONTINUATION
-	costReset    = 8  // a stream that is reset by the peer, or by its fault
-	costSettings = 16 // SETTINGS beyond the first
+	costControl  = 1   // PING, WINDOW_UPDATE, PRIORITY, RST_STREAM of a stream that is gone, unknown types
+	costEmpty    = 4   // DATA without data, CONTINUATION
+	costReset    = 8   // a stream that is reset by the peer, or by its fault
+	costSettings = 16  // SETTINGS beyond the first
+	costTooMuch  = 100 // a header block that is longer than allowed, decompressed
 
 	gainData     = 4 // a DATA frame with data, in either direction
 	gainExchange = 8 // a stream that ended in both directions as it should

@@ -54,8 +54,9 @@ func (h *head) keep(s string) []byte {
 // add takes one decoded field.
 func (h *head) add(f hpack.HeaderField) {
 	h.size += len(f.Name) + len(f.Value) + 32
-	if h.size > h.limits.HeadBytes || len(h.fields) >= h.limits.Fields {
-		h.tooMuch = true
+	if !h.tooMuch && (h.size > h.limits.HeadBytes || len(h.fields) >= h.limits.Fields) {
+		// Nothing of it is of use any more, and a peer that sends too much must not have it kept.
+		*h = head{limits: h.limits, size: h.size, length: -1, tooMuch: true}
 	}
 	if h.tooMuch || h.err != nil {
 		return

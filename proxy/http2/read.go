@@ -216,6 +216,11 @@ func (c *conn) fragment(p []byte, ended bool) error {
 // block takes a header block that is whole.
 func (c *conn) block(h *head) error {
 	id, end := c.headStream, c.headEnd
+	if h.tooMuch {
+		if err := c.charge(costTooMuch); err != nil {
+			return err
+		}
+	}
 	s := c.streams[id]
 	switch {
 	case s != nil && s.recvEnd:

@@ -127,6 +127,15 @@ func (s *stream) silence() {
 	}
 }
 
+// Await waits until Read would not, or its deadline is over: for who wants to hold no buffer meanwhile.
+func (s *stream) Await() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	for s.body.len() == 0 && !s.recvEnd && s.err == nil && !s.stopped && !s.late() {
+		s.readers.Wait()
+	}
+}
+
 // Done reports whether the body has been read to io.EOF, or there is none.
 func (s *stream) Done() bool {
 	s.c.mu.Lock()
