@@ -19,13 +19,14 @@ type connections struct {
 	limit int // of open
 
 	mu     sync.Mutex
-	open   map[*net.TCPConn]bool // true: decided what it speaks
+	open   map[*net.TCPConn]bool  // true: decided what it speaks
+	until  map[*net.TCPConn]int64 // unix seconds at which the certificate of a client's proxy runs out
 	closed bool
 	done   sync.WaitGroup
 }
 
 func newConnections(limit int) *connections {
-	cs := &connections{limit: limit, open: map[*net.TCPConn]bool{}}
+	cs := &connections{limit: limit, open: map[*net.TCPConn]bool{}, until: map[*net.TCPConn]int64{}}
 	cs.ctx, cs.cancel = context.WithCancel(context.Background())
 	return cs
 }
@@ -66,6 +67,7 @@ func (cs *connections) start(s *Server, c *net.TCPConn, serve func(context.Conte
 func (cs *connections) end(c *net.TCPConn) {
 	cs.mu.Lock()
 	delete(cs.open, c)
+	delete(cs.until, c)
 	cs.mu.Unlock()
 	cs.done.Done()
 }
@@ -75,6 +77,28 @@ func (cs *connections) decided(c *listen.Conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	cs.open[listen.TCPOf(c)] = true
+}
+
+// provenUntil says how long the certificate is good by which a client has proved who it is.
+func (cs *connections) provenUntil(c *listen.Conn, notAfter time.Time) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.until[listen.TCPOf(c)] = notAfter.Unix()
+}
+
+// endUnproven resets the connections of clients whose certificates have run out: who is there now has to prove it anew.
+// It returns how many they are.
+func (cs *connections) endUnproven(now time.Time) (n uint64) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c, until := range cs.until {
+		if now.Unix() > until {
+			delete(cs.until, c)
+			listen.Reset(c)
+			n++
+		}
+	}
+	return n
 }
 
 func (cs *connections) count() int {

@@ -184,6 +184,7 @@ func (s *Server) terminate(ctx context.Context, st *stream) rest {
 		return nil
 	}
 	st.Peer = peer
+	s.connections.provenUntil(st.client, state.PeerCertificates[0].NotAfter)
 	switch state.NegotiatedProtocol {
 	case mesh.ALPNHTTP1:
 		return s.serveHTTP(ctx, conn, st.Connection)

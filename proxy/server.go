@@ -278,7 +278,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// watchCertificate keeps readiness true to the certificate. The clock is looked at every second, since timers stand
+// watchCertificate keeps readiness true to the certificate, and ends what outlives a peer's. The clock is looked at every second, since timers stand
 // still while a machine sleeps.
 func (s *Server) watchCertificate(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
@@ -286,6 +286,9 @@ func (s *Server) watchCertificate(ctx context.Context) error {
 	first := s.cfg.Identity.Ready()
 	for {
 		s.ready.Set(needCertificate, s.cfg.Identity.Reason())
+		if n := s.connections.endUnproven(time.Now()); n > 0 {
+			s.stats.unproven.Add(n)
+		}
 		select {
 		case <-first:
 			first = nil

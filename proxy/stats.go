@@ -12,7 +12,7 @@ import (
 
 // counters are the proxy's own, for /stats.
 type counters struct {
-	accepted, acceptErrors, overLimit, notRedirected, foreign, slowClients, connectFailed, panics atomic.Uint64
+	accepted, acceptErrors, overLimit, notRedirected, foreign, slowClients, unproven, connectFailed, panics atomic.Uint64
 
 	handshakes [len(handshakeReasons)]atomic.Uint64
 }
@@ -52,6 +52,7 @@ func (c *counters) values() map[string]uint64 {
 		"listen.foreign":        c.foreign.Load(),
 		"listen.over_limit":     c.overLimit.Load(),
 		"listen.slow_clients":   c.slowClients.Load(),
+		"tls.unproven_ended":    c.unproven.Load(),
 		"tcp.connect_failed":    c.connectFailed.Load(),
 		"connections.panics":    c.panics.Load(),
 	}
