@@ -44,6 +44,21 @@ type emitter struct {
 	added   map[string]bool // services that inject adds
 	// installed are labels of planes that belong to no project.
 	installed [][2]string
+	nodes     int // of the override, as Compose counts them
+}
+
+// maxNodes is how many YAML nodes a file may have that Compose 5 reads (compose-go, loader.Options.MaxNodeVisits).
+const maxNodes = 100_000
+
+// countNodes counts a node with all below it, but for keys.
+func countNodes(n *yaml.Node) int {
+	count := 1
+	for i, child := range n.Content {
+		if n.Kind != yaml.MappingNode || i%2 == 1 {
+			count += countNodes(child)
+		}
+	}
+	return count
 }
 
 // output is the whole override file for a directory.
@@ -93,6 +108,7 @@ func (e *emitter) output(dir string) ([]byte, error) {
 			return nil, fmt.Errorf("%s: volumes.%s: inject adds a volume of this name itself: rename yours", e.src.locate([]string{"volumes", v}), v)
 		}
 	}
+	e.nodes = countNodes(services)
 	return e.src.render(dir, e.cfg, encode(mapping("services", services, "volumes", volumes))), nil
 }
 

@@ -63,6 +63,31 @@ func randomProject(r *rand.Rand) string {
 	return b.String()
 }
 
+// randomOverride is an override file of the user's for randomProject, in which !reset and !override take things away.
+func randomOverride(r *rand.Rand) string {
+	lines := []string{
+		"ports: !reset []", "ports: !override [\"${Q:-7}000:70\"]", "ports: [\"71\"]", "expose: !reset null", "expose: [\"8\"]", "hostname: !reset null", "hostname: other",
+		"networks: !override [b]", "networks: !reset null", "networks: {b: {aliases: [\"o${O:-}\"]}}", "dns: !override 9.9.9.9", "dns: [\"${D:-9.9.9.9}\"]", "extra_hosts: [\"z:1.1.1.1\"]",
+		"extra_hosts: !override {z: 1.1.1.1}", "sysctls: {net.b: 2}", "sysctls: !reset null", "labels: !override [x=y]", "labels: {composure.version: v9}", "environment: {SERVICE_NAME: other}",
+		"environment: !reset null", "container_name: !reset null", "deploy: !reset null", "scale: 2", "profiles: !reset null", "network_mode: !reset null", "image: \"other$$\"",
+		"build: {context: ., args: {A: \"${A}\"}, ssh: [default, \"k=v\"]}", "x-y: {z: [1, null]}", "command: [\"$$A\", \"${B:-}\"]", "restart: always",
+	}
+	if r.IntN(3) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("x-top: {a: b}\nservices:\n  s0:\n    tty: true\n")
+	seen := map[string]bool{}
+	for range 1 + r.IntN(4) {
+		line := lines[r.IntN(len(lines))]
+		if key, _, _ := strings.Cut(line, ":"); !seen[key] {
+			seen[key] = true
+			b.WriteString("    " + line + "\n")
+		}
+	}
+	return b.String()
+}
+
 // exact loads the project with the override as Compose does, file after file.
 func exact(t *testing.T, s *Source, content []byte) *types.Project {
 	t.Helper()
@@ -80,22 +105,23 @@ func exact(t *testing.T, s *Source, content []byte) *types.Project {
 // it should and nothing else, and comes out the same again.
 func TestRandomProjects(t *testing.T) {
 	injected := 0
-	for seed := range uint64(150) {
-		yaml := randomProject(rand.New(rand.NewPCG(seed, 1)))
-		if checkProject(t, fmt.Sprintf("seed %d", seed), yaml) {
+	for seed := range uint64(80) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		yaml, override := randomProject(r), randomOverride(r)
+		if checkProject(t, fmt.Sprintf("seed %d", seed), yaml, override) {
 			injected++
 		}
 		if t.Failed() {
-			t.Fatalf("project of seed %d:\n%s", seed, yaml)
+			t.Fatalf("project of seed %d:\n%s\nand its override:\n%s", seed, yaml, override)
 		}
 	}
-	if injected < 100 {
-		t.Errorf("only %d of 150 projects were injected: the generator makes too many that can't be", injected)
+	if injected < 50 {
+		t.Errorf("only %d of 80 projects were injected: the generator makes too many that can't be", injected)
 	}
 }
 
-// checkProject reports whether the project could be injected.
-func checkProject(t *testing.T, name, yaml string) bool {
+// checkProject reports whether the project could be injected. An empty override is none.
+func checkProject(t *testing.T, name, yaml, override string) bool {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "p")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -104,6 +130,11 @@ func checkProject(t *testing.T, name, yaml string) bool {
 	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(yaml), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if override != "" {
+		if err := os.WriteFile(filepath.Join(dir, "compose.override.yml"), []byte(override), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s, err := Load(context.Background(), Options{WorkingDir: dir})
 	if err != nil {
 		return false // Compose does not take it either
@@ -111,7 +142,7 @@ func checkProject(t *testing.T, name, yaml string) bool {
 	cfg := Config{Version: "1", Ingress: []PortMap{{"80", 80}}}
 	r, err := Inject(context.Background(), s, cfg)
 	if err != nil {
-		refused := errors.Is(err, ErrNothing) || strings.Contains(err.Error(), "compose.yaml:")
+		refused := errors.Is(err, ErrNothing) || strings.Contains(err.Error(), "compose.yaml:") || strings.Contains(err.Error(), "compose.override.yml:")
 		if !refused || strings.Contains(err.Error(), "inject would change") || strings.Contains(err.Error(), "does not load together") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -125,9 +156,11 @@ func checkProject(t *testing.T, name, yaml string) bool {
 	if _, err := e.output(dir); err != nil { // fills what verify asks for
 		t.Fatal(err)
 	}
-	for _, d := range e.verify(exact(t, s, r.Output)) {
+	whole := exact(t, s, r.Output)
+	for _, d := range e.verify(whole) {
 		t.Errorf("%s: %v", name, d)
 	}
+	checkFull(t, name, s, cfg, whole)
 	again, err := Inject(context.Background(), s, cfg)
 	if err != nil || string(again.Output) != string(r.Output) {
 		t.Errorf("%s: a second run differs (%v)", name, err)
@@ -135,27 +168,74 @@ func checkProject(t *testing.T, name, yaml string) bool {
 	return true
 }
 
-// FuzzInject feeds whole files.
-func FuzzInject(f *testing.F) {
-	f.Add(plain)
-	for seed := range uint64(20) {
-		f.Add(randomProject(rand.New(rand.NewPCG(seed, 2))))
-	}
-	cases, err := filepath.Glob("testdata/*/in.yaml")
+// checkFull: the flattened file means what project and override mean together.
+func checkFull(t *testing.T, name string, s *Source, cfg Config, want *types.Project) {
+	t.Helper()
+	cfg.Full = true
+	r, err := Inject(context.Background(), s, cfg)
 	if err != nil {
-		f.Fatal(err)
-	}
-	for _, path := range cases {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			f.Fatal(err)
+		if s.rawErr == nil {
+			t.Errorf("%s: --full: %v", name, err)
 		}
-		f.Add(string(content))
+		return
 	}
-	f.Fuzz(func(t *testing.T, yaml string) {
-		if strings.Contains(yaml, "include") || strings.Contains(yaml, "extends") || strings.Contains(yaml, "file") {
+	config := s.config
+	config.ConfigFiles = []types.ConfigFile{{Filename: filepath.Join(s.Dir, meshOutput), Content: r.Output}}
+	got, err := s.loadTyped(context.Background(), config)
+	if err != nil {
+		t.Errorf("%s: --full: %v\n%s", name, err, r.Output)
+		return
+	}
+	if !equal(want.ServiceNames(), got.ServiceNames()) {
+		t.Errorf("%s: --full: services %v, want %v", name, got.ServiceNames(), want.ServiceNames())
+	}
+	for _, service := range want.ServiceNames() {
+		for _, d := range compareServices(service, want.Services[service], got.Services[service]) {
+			t.Errorf("%s: --full: %v", name, d)
+		}
+	}
+	if !equal(want.Networks, got.Networks) || !equal(want.Volumes, got.Volumes) {
+		t.Errorf("%s: --full: networks or volumes differ", name)
+	}
+}
+
+// FuzzInject feeds whole files, with an override of the user's.
+func FuzzInject(f *testing.F) {
+	f.Add(plain, "")
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		f.Add(randomProject(r), randomOverride(r))
+	}
+	for _, pattern := range []string{"testdata/*/in.yaml", "testdata/odd/*/project/compose.yaml"} {
+		cases, err := filepath.Glob(pattern)
+		if err != nil || len(cases) == 0 {
+			f.Fatalf("no %s: %v", pattern, err)
+		}
+		for _, path := range cases {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(content), randomOverride(rand.New(rand.NewPCG(uint64(len(content)), 3))))
+		}
+	}
+	f.Fuzz(func(t *testing.T, yaml, override string) {
+		if both := yaml + override; strings.Contains(both, "include") || strings.Contains(both, "extends") || strings.Contains(both, "file") {
 			t.Skip("it reads other files")
 		}
-		checkProject(t, "input", yaml)
+		checkProject(t, "input", yaml, override)
+	})
+}
+
+// FuzzRandomProject takes the fields that inject has to do with apart and together again, which bytes alone seldom do.
+func FuzzRandomProject(f *testing.F) {
+	f.Add(uint64(1000))
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		r := rand.New(rand.NewPCG(seed, 4))
+		yaml, override := randomProject(r), randomOverride(r)
+		checkProject(t, "project", yaml, override)
+		if t.Failed() {
+			t.Logf("the project:\n%s\nand its override:\n%s", yaml, override)
+		}
 	})
 }

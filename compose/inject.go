@@ -116,6 +116,9 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 	if s.rawErr != nil {
 		res.Notes = append(res.Notes, fmt.Sprintf("variables in what moves are resolved, since Compose can't load the project with its variables as they are written (%v): inject again when they change", s.rawErr))
 	}
+	if e.nodes > maxNodes {
+		res.Notes = append(res.Notes, fmt.Sprintf("the override has %d YAML nodes, and Compose from version 5 on reads no file with more than %d: split the project, or leave services out by label", e.nodes, maxNodes))
+	}
 	if len(cfg.Ingress) > 0 && e.onlyInternal() {
 		res.Notes = append(res.Notes, "every network with a service of the mesh is internal: the engine does not publish the ports of "+Gateway+" there")
 	}

@@ -464,7 +464,7 @@ networks: {n: , default: }
 func TestParts(t *testing.T) {
 	outside := strings.Replace(bigProject(4*partSize+1), "image:", "labels: {composure.inject: \"false\"}\n    image:", 2*partSize)
 	for name, yaml := range map[string]string{"big": bigProject(2*partSize + 1), "outside": outside} {
-		if !checkProject(t, name, yaml) {
+		if !checkProject(t, name, yaml, "") {
 			t.Errorf("%s: the project was not injected", name)
 		}
 	}

@@ -8,6 +8,12 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
+func TestCountNodes(t *testing.T) {
+	if n := countNodes(mapping("a", []string{"x", "y"}, "b", mapping("c", true), "d", "e")); n != 7 {
+		t.Errorf("%d nodes, want 7: 3 collections and 4 scalars", n)
+	}
+}
+
 // TestEncode: whatever is written is read back the same.
 func TestEncode(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))

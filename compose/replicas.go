@@ -158,7 +158,7 @@ func (e *emitter) clone(w *Workload) *yaml.Node {
 	}
 	for _, field := range e.copies(w, file == "") {
 		v := e.src.rawService(w.Service)[field]
-		if file == "" || e.resolved[fieldOf{w.Name, field}] {
+		if !strings.HasPrefix(field, "x-") && (file == "" || e.resolved[fieldOf{w.Name, field}]) {
 			v = e.resolvedField(w.Service, field)
 		}
 		switch overlay := child(own, field); {
@@ -173,6 +173,9 @@ func (e *emitter) clone(w *Workload) *yaml.Node {
 	return n
 }
 
+// extensions is what compareServices calls the x-* keys of a service together.
+const extensions = "#extensions"
+
 // copies are the fields of a service that a replica of it does not get by extending it, or all.
 func (e *emitter) copies(w *Workload, all bool) []string {
 	var fields []string
@@ -180,12 +183,20 @@ func (e *emitter) copies(w *Workload, all bool) []string {
 		fields = slices.Collect(maps.Keys(e.src.rawService(w.Service)))
 	}
 	for f := range e.copied {
-		if f.service == w.Name && !slices.Contains(fields, f.field) {
+		switch {
+		case f.service != w.Name:
+		case f.field == extensions:
+			for key := range e.src.rawService(w.Service) {
+				if strings.HasPrefix(key, "x-") {
+					fields = append(fields, key)
+				}
+			}
+		default:
 			fields = append(fields, f.field)
 		}
 	}
 	slices.Sort(fields)
-	return fields
+	return slices.Compact(fields)
 }
 
 // replacing is a value that takes the place of an earlier one; nil takes it away.

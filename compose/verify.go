@@ -56,7 +56,7 @@ func (e *emitter) resolve(diffs []diff) bool {
 	found := false
 	for _, d := range diffs {
 		switch {
-		case d.source.field == "" || e.resolved[d.source]:
+		case d.source.field == "" || e.resolved[d.source] || d.source.field == extensions && e.copied[d.source]:
 			continue
 		case slices.Contains(e.plan.clones(), d.source.service) && !e.copied[d.source]:
 			e.copied[d.source] = true
@@ -96,8 +96,8 @@ func (e *emitter) verify(got *types.Project) []diff {
 	for _, v := range []string{runVolume, pilotVolume, citadelVolume} {
 		delete(volumes, v)
 	}
-	extensions := maps.Clone(got.Extensions)
-	delete(extensions, headerKey)
+	own := maps.Clone(got.Extensions)
+	delete(own, headerKey)
 	for _, c := range []struct {
 		field     string
 		want, got any
@@ -108,7 +108,7 @@ func (e *emitter) verify(got *types.Project) []diff {
 		{"secrets", base.Secrets, got.Secrets},
 		{"configs", base.Configs, got.Configs},
 		{"models", base.Models, got.Models},
-		{"x-*", base.Extensions, extensions},
+		{"x-*", base.Extensions, own},
 	} {
 		if !equal(c.want, c.got) {
 			diffs = append(diffs, diff{field: c.field, want: c.want, got: c.got})
