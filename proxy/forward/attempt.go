@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"slices"
 	"time"
@@ -112,6 +113,9 @@ func (a *attempt) try() *filter.Answer {
 		a.again++
 		f = a.once(true)
 	}
+	if f == nil && a.undelivered() {
+		f = connectFailure(errUndelivered)
+	}
 	if f != nil {
 		s.resp.WebSocket = false
 	}
@@ -124,6 +128,19 @@ func (a *attempt) once(anew bool) *filter.Answer {
 		return f
 	}
 	return a.awaitResponse()
+}
+
+// errUndelivered is a failure to connect that another proxy has had.
+var errUndelivered = errors.New("the peer's proxy could not connect to its application")
+
+// undelivered reports whether the peer's proxy says that the application knows nothing of the request, so that it is as safe
+// to send it elsewhere as if we had not reached the peer. Only a proxy of the mesh is believed.
+func (a *attempt) undelivered() bool {
+	if a.s.resp.Status != http.StatusServiceUnavailable || a.endpoint.Identity == "" {
+		return false
+	}
+	_, told := a.s.resp.Header.First(http1.Undelivered)
+	return told
 }
 
 // prepare makes what is sent at each try.

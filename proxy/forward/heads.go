@@ -143,7 +143,7 @@ func (s *server) responseHead() http1.Header {
 	h := s.head[:0]
 	for i := range p.Header {
 		f := &p.Header[i]
-		if f.Hop || f.Kind == http1.ServiceTime {
+		if f.Hop || f.Kind == http1.ServiceTime || f.Kind == http1.Undelivered { // which no application may say
 			continue
 		}
 		if f.Kind == http1.ContentLength && (p.Status == 204 || p.Status < 200) {

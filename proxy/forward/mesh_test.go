@@ -130,6 +130,58 @@ func TestPairOfSidecars(t *testing.T) {
 	}
 }
 
+// TestUndelivered has an application that refuses connections: the client's proxy takes the request elsewhere, which
+// it does not where an application has answered, whatever that says.
+func TestUndelivered(t *testing.T) {
+	refusing, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = refusing.Close()
+	forging := served(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Composure-Undelivered", "true")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	for name, test := range map[string]struct {
+		app            string
+		tries          int
+		connectFailure bool
+	}{
+		"refused":  {refusing.Addr().String(), 3, true},
+		"answered": {forging, 1, false},
+	} {
+		for _, http2 := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " HTTP/2 ", http2), func(t *testing.T) {
+				p, inbound := pairOf(t, serverID, test.app, meshfacts.ProtocolAuto, http2)
+				c := p.client()
+				if http2 {
+					c = p.client2()
+				}
+				req, err := http.NewRequest(http.MethodPost, "http://server/", strings.NewReader("pay"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, body := do(t, c, req)
+				if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("X-Composure-Undelivered") != "" {
+					t.Errorf("status %d, header %v: %s", resp.StatusCode, resp.Header, body)
+				}
+				out := p.record()
+				if strings.Contains(string(out.Flag), string(exchange.FlagUpstreamConnect)) != test.connectFailure {
+					t.Errorf("flags are %q", out.Flag)
+				}
+				for range test.tries {
+					<-inbound.ch
+				}
+				select {
+				case r := <-inbound.ch:
+					t.Errorf("another try: %+v", r)
+				default:
+				}
+			})
+		}
+	}
+}
+
 // TestPairKeepsToOneLimit sends as many fields both ways as one proxy admits: what the first adds must not make the second
 // refuse.
 func TestPairKeepsToOneLimit(t *testing.T) {

@@ -106,6 +106,9 @@ func (s *server) answer(f *filter.Answer) (keep bool) {
 	if s.x.GRPC {
 		h = append(h, http1.NewField("Grpc-Status", strconv.Itoa(s.x.GRPCStatus)), http1.NewField("Grpc-Message", grpcMessage(f.Body)))
 	}
+	if f.Cause == filter.ConnectFailure && s.origin.direction == exchange.Inbound && s.origin.peer != "" {
+		h = append(h, http1.NewField("X-Composure-Undelivered", "true"))
+	}
 	h = append(h, s.f.Response.Header...)
 	if status == http.StatusMethodNotAllowed {
 		h = append(h, http1.NewField("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"))

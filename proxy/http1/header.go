@@ -48,7 +48,8 @@ const (
 	ServiceTime    // X-Envoy-Upstream-Service-Time
 	EnvoyInternal  // any other X-Envoy-…
 	GRPCStatus
-	Content // Content-Encoding, Content-Range, Date, Cache-Control and their like: never for one hop only
+	Undelivered // X-Composure-Undelivered
+	Content     // Content-Encoding, Content-Range, Date, Cache-Control and their like: never for one hop only
 )
 
 // First is the value of the first field of a kind; ok is false if there is none.
@@ -157,6 +158,8 @@ func kindOfX(n []byte) Kind {
 		return ServiceTime
 	case hasPrefixFold(n, "x-envoy-"):
 		return EnvoyInternal
+	case EqualFold(n, "x-composure-undelivered"):
+		return Undelivered
 	}
 	return Other
 }
@@ -173,7 +176,7 @@ func pick(n []byte, lower string, k Kind) Kind {
 func (k Kind) endToEnd() bool {
 	switch k {
 	case Host, ContentLength, TransferEncoding, Authorization, Cookie, SetCookie, RequestID, ForwardedFor,
-		ForwardedProto, ForwardedOther, ClientCert, ServiceTime, EnvoyInternal, ContentType, Content, Expect, GRPCStatus:
+		ForwardedProto, ForwardedOther, ClientCert, ServiceTime, EnvoyInternal, ContentType, Content, Expect, GRPCStatus, Undelivered:
 		return true
 	}
 	return false
