@@ -22,9 +22,9 @@ COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose 
 
 TEST_TOOLS := compose kubectl promtool gotestsum h2spec
 # The clients that tests drive are those of TEST_TOOLS, whatever the machine has.
-unit race suites: export PATH := $(CURDIR)/.cache/tools:$(PATH)
-unit race suites: export COMPOSURE_COMPOSE := $(CURDIR)/.cache/tools/compose-v2
-unit race suites: export TESTCONTAINERS_RYUK_DISABLED := true
+unit race suites test-restarts: export PATH := $(CURDIR)/.cache/tools:$(PATH)
+unit race suites test-restarts: export COMPOSURE_COMPOSE := $(CURDIR)/.cache/tools/compose-v2
+unit race suites test-restarts: export TESTCONTAINERS_RYUK_DISABLED := true
 
 # Says at the end which tests were skipped, and why.
 GOTESTSUM := .cache/tools/gotestsum --format pkgname
@@ -90,6 +90,11 @@ unit: ## fast tests only
 .PHONY: suites
 suites: bin/meshctl bookinfo test-tools ## tests on real Docker; S=Name runs one
 	$(GOTESTSUM) --format testname -- -tags suites -count=1 -timeout 30m $(if $(S),-run '$(S)') ./test/...
+
+# Each run of the results replaces the last one's; the engine is restarted and killed five times each.
+.PHONY: test-restarts
+test-restarts: bin/meshctl test-tools ## every cell of the matrix of restarts, ten restarts of an engine; writes docs/restarts-results.md
+	@build/restarts.sh docs/restarts-results.md
 
 .PHONY: test-tools
 test-tools:
