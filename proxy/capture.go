@@ -15,13 +15,28 @@ import (
 	"github.com/composure-mesh/composure/proxy/tcp"
 )
 
-// capture takes captured connections until ctx ends. It begins when there is a snapshot: without one a connection
-// to a peer would leave in plain text. Until then connections wait in the backlog.
+// certificatePatience is how long captured connections wait for the proxy's first certificate, which a proxy that takes
+// another's place is without for a moment. As long as the sandbox waits for a proxy: after that they fail fast, and what
+// is not for a peer passes.
+const certificatePatience = 10 * time.Second
+
+// capture takes captured connections until ctx ends. It begins when there is a snapshot, without which a connection to a
+// peer would leave in plain text, and a certificate, without which one from a peer would be refused. Until then
+// connections wait in the backlog.
 func (s *Server) capture(ctx context.Context) error {
 	select {
 	case <-s.applied:
 	case <-ctx.Done():
 		return nil
+	}
+	if s.cfg.Identity != nil {
+		select {
+		case <-s.cfg.Identity.Ready():
+		case <-time.After(certificatePatience):
+			s.log.Warn("no certificate yet; accepting captured connections all the same", "reason", s.cfg.Identity.Reason())
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	var current *acceptor
 	defer func() {

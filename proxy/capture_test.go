@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"context"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/proxy/listen"
 )
 
@@ -56,5 +58,57 @@ func TestInZone(t *testing.T) {
 		if got := inZone(ap(c.dst), ap(c.local), ap(c.remote)); got != ap(c.want) {
 			t.Errorf("%+v: %s", c, got)
 		}
+	}
+}
+
+// later is an identity whose first certificate comes late.
+type later struct {
+	Identity
+	ready chan struct{}
+}
+
+func (l later) Ready() <-chan struct{} { return l.ready }
+
+func (l later) Current() *identity.Material {
+	select {
+	case <-l.ready:
+		return l.Identity.Current()
+	default:
+		return nil
+	}
+}
+
+// TestCertificateComesLate has a server's proxy that begins before its certificate has come, as one that takes another's
+// place does: what comes from peers waits for it.
+func TestCertificateComesLate(t *testing.T) {
+	m := newMesh(t)
+	m.client = run(t, m.clientConfig(listen.Own(m.outbound, nil)))
+	awaitReady(t, m.client)
+	cfg := m.serverConfig(listen.Own(nil, m.inbound))
+	certificate := later{cfg.Identity, make(chan struct{})}
+	cfg.Identity = certificate
+	m.server = run(t, cfg)
+	m.web()
+	c := httpClient(t, m.at(webIP), "")
+	answered := make(chan int, 1)
+	go func() {
+		resp, err := c.Get("http://web/")
+		if err != nil {
+			answered <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		answered <- resp.StatusCode
+	}()
+	select {
+	case status := <-answered:
+		t.Fatalf("before the certificate: status %d", status)
+	case <-m.server.listening:
+		t.Fatal("it accepts before it has a certificate")
+	case <-time.After(200 * time.Millisecond):
+	}
+	close(certificate.ready)
+	if status := <-answered; status != http.StatusOK {
+		t.Errorf("after the certificate: status %d", status)
 	}
 }
