@@ -75,6 +75,7 @@ type end struct {
 	byItself bool   // nobody had told it to
 	sandbox  string // id of the container whose network it shared, "" if that was not seen
 	workload string // as its label says
+	project  string // of compose
 }
 
 // changes are what events have reported since the last look.
@@ -235,7 +236,7 @@ func (w *watcher) follow(id string, e Event) {
 		delete(w.told, id)
 		delete(w.ends, id)
 	case e.Change == Ended:
-		w.ends[id] = end{at: e.Time, byItself: !w.told[id], sandbox: c.NetworkOf, workload: e.Labels[labels.Workload]}
+		w.ends[id] = end{at: e.Time, byItself: !w.told[id], sandbox: c.NetworkOf, workload: e.Labels[labels.Workload], project: e.Labels[labelProject]}
 	case e.Signal != 0 && c.endedBy(e.Signal): // of one that was not seen yet, the usual signals
 		w.told[id] = true
 		if seen {
@@ -247,8 +248,11 @@ func (w *watcher) follow(id string, e Event) {
 // sandbox is the sandbox whose network a container shared until its end, nil if that one is gone or has begun anew since.
 func (w *watcher) sandbox(e end) *tracked {
 	for id, s := range w.known {
-		if mesh.Role(s.Labels[labels.Role]) == mesh.RoleSandbox && !e.at.Before(s.StartedAt) &&
-			(id == e.sandbox || e.sandbox == "" && e.workload != "" && s.Labels[labels.Workload] == e.workload) {
+		if mesh.Role(s.Labels[labels.Role]) != mesh.RoleSandbox || e.at.Before(s.StartedAt) {
+			continue
+		}
+		same := e.workload != "" && s.Labels[labels.Workload] == e.workload && s.Labels[labelProject] == e.project
+		if id == e.sandbox || e.sandbox == "" && same {
 			return &s
 		}
 	}

@@ -194,7 +194,7 @@ func TestWatchTellsHowItEnded(t *testing.T) {
 		w := watch(t, boxes...)
 		left := func() time.Time { return w.seen(mesh.RoleSandbox)[0].LeftAt }
 		_, stream := w.settle()
-		run := map[string]string{labels.Mesh: testScope.Mesh, labels.Workload: web, labels.Role: "app", labelOneOff: "True"}
+		run := map[string]string{labelProject: "shop", labels.Mesh: testScope.Mesh, labels.Workload: web, labels.Role: "app", labelOneOff: "True"}
 		stream.send(Event{Container: "4u4", Labels: run, Change: Ended, Time: now.Add(time.Minute)})
 		if w.after(time.Minute); !left().Equal(now.Add(time.Minute)) {
 			t.Errorf("the last end is %s", left())
