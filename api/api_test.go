@@ -185,7 +185,7 @@ func TestEnvelope(t *testing.T) {
 		}},
 		{"no spec", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x}", []string{`spec: want an object`}},
 		{"version", "apiVersion: networking.istio.io/v2\nkind: VirtualService\nmetadata: {name: x}" + spec, []string{`apiVersion: VirtualService has no version "v2", want one of v1, v1beta1, v1alpha3`}},
-		{"kind", "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}" + spec, []string{`kind: "Sidecar" of networking.istio.io is not supported yet, want one of DestinationRule, Gateway, ServiceEntry, VirtualService`}},
+		{"kind", "apiVersion: networking.istio.io/v1\nkind: EnvoyFilter\nmetadata: {name: x}" + spec, []string{`kind: "EnvoyFilter" of networking.istio.io is not supported yet, want one of DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService`}},
 		{"group", "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x}" + spec, []string{`apiVersion: group security.istio.io is not supported yet, want one of networking.istio.io/v1`}},
 		{"core", "apiVersion: v1\nkind: Service\nmetadata: {name: x}" + spec, []string{`apiVersion: "v1" is none of this mesh's, want one of networking.istio.io/v1`}},
 	}

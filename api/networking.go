@@ -12,7 +12,7 @@ const NetworkingGroup = "networking.istio.io"
 const networkingPackage = "istio.networking.v1alpha3"
 
 func networkingKinds() []*Kind {
-	return []*Kind{DestinationRule(), Gateway(), ServiceEntry(), VirtualService()}
+	return []*Kind{DestinationRule(), Gateway(), ServiceEntry(), Sidecar(), VirtualService()}
 }
 
 // networkingKind completes k, whose spec is a message like newSpec's, of which the supported fields may be set.

@@ -22,6 +22,7 @@ func TestSupportedFields(t *testing.T) {
 		"VirtualService":  {&networking.VirtualService{}, virtualServiceFields()},
 		"DestinationRule": {&networking.DestinationRule{}, destinationRuleFields()},
 		"ServiceEntry":    {&networking.ServiceEntry{}, serviceEntryFields()},
+		"Sidecar":         {&networking.Sidecar{}, sidecarFields()},
 		"Gateway":         {&networking.Gateway{}, gatewayFields()},
 	}
 	for name, c := range cases {

@@ -30,6 +30,8 @@ type Snapshot struct {
 	// TLSRoutes and TCPRoutes route what leaves a sidecar's application and is not HTTP, in order.
 	TLSRoutes []TLSRoute `json:"tlsRoutes,omitempty"`
 	TCPRoutes []TCPRoute `json:"tcpRoutes,omitempty"`
+	// RegistryOnly keeps a sidecar's application from what is no service: HTTP gets 502, other connections are reset.
+	RegistryOnly bool `json:"registryOnly,omitempty"`
 	// Gateways are the servers of a gateway proxy, by Port. Empty for a sidecar.
 	Gateways []GatewayServer `json:"gateways,omitempty"`
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	networking "istio.io/api/networking/v1"
+
 	"github.com/composure-mesh/composure/api"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -25,6 +27,8 @@ func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) 
 	workloads := x.reachable(proxy)
 	c := &compiler{Index: x, proxy: proxy, catalog: newCatalog(proxy.Namespace, workloads)}
 	c.addEntries(workloads)
+	sidecar := c.sidecar()
+	c.catalog.scope(sidecar)
 	s := &snapshot.Snapshot{TrustDomain: x.trustDomain, Proxy: workloadOf(proxy, proxy)}
 	for _, w := range workloads {
 		out := workloadOf(w, proxy)
@@ -45,6 +49,7 @@ func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) 
 		s.VirtualHosts = c.virtualHosts()
 		s.TLSRoutes, s.TCPRoutes = c.streams()
 	}
+	s.RegistryOnly = sidecar.GetOutboundTrafficPolicy() != nil && sidecar.OutboundTrafficPolicy.Mode == networking.OutboundTrafficPolicy_REGISTRY_ONLY
 	if err := s.Seal(); err != nil {
 		return nil, nil, err
 	}

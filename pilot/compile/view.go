@@ -46,6 +46,7 @@ type Index struct {
 	destinationRules []*api.Object
 	gateways         []*api.Object
 	serviceEntries   []*api.Object
+	sidecars         []*api.Object
 }
 
 // New prepares v.
@@ -72,6 +73,8 @@ func New(v View) *Index {
 			x.gateways = append(x.gateways, o)
 		case "ServiceEntry":
 			x.serviceEntries = append(x.serviceEntries, o)
+		case "Sidecar":
+			x.sidecars = append(x.sidecars, o)
 		}
 	}
 	return x

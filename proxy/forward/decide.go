@@ -101,6 +101,8 @@ func decideOutbound(t *table.Table, o *origin, q *route.Request, random uint64) 
 	switch {
 	case out.VirtualHost != nil:
 		d.follow(t, o, out.VirtualHost, q, random)
+	case t.BlackHole(out.Workload):
+		d.route, d.name, d.fault = "block_all", table.BlackHoleCluster, &blackHole
 	case out.Workload != nil:
 		d.route = "default"
 		d.endpoint, d.port = t.Direct(o.dst.Addr()), o.dst.Port()

@@ -11,6 +11,7 @@ import (
 
 var (
 	noRoute           = filter.Answer{Status: 404, Flag: exchange.FlagNoRoute, Details: "route_not_found", Body: "no route for this host and path"}
+	blackHole         = filter.Answer{Status: 502, Details: "direct_response", Body: "this destination is no service that the mesh knows, and a Sidecar allows only such: a ServiceEntry makes it one"}
 	noCluster         = filter.Answer{Status: 503, Flag: exchange.FlagNoCluster, Details: "cluster_not_found", Body: "the route's destination is not known: no such service or subset"}
 	noHealthyUpstream = filter.Answer{Status: 503, Flag: exchange.FlagNoHealthyUpstream, Details: "no_healthy_upstream", Body: "no healthy upstream"}
 	overflow          = filter.Answer{

@@ -28,6 +28,7 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 		old:    old,
 		byName: map[string]*Workload{},
 	}
+	b.t.registryOnly = s.RegistryOnly
 	b.workloads(s)
 	b.servicesOf(s)
 	for i := range s.VirtualHosts {

@@ -157,6 +157,10 @@ func (t *Table) Session(dst netip.AddrPort, tls bool, serverName string, random 
 	}
 	out := Session{Target: upstream.Target{Addr: dst}, Cluster: PassthroughCluster}
 	out.Ends.Source = t.source()
+	if t.BlackHole(w) {
+		out.Cluster, out.Flag = BlackHoleCluster, exchange.FlagNoHealthyUpstream
+		return out
+	}
 	if w == nil {
 		return out
 	}

@@ -14,13 +14,14 @@ import (
 // Table answers where to send things. It is immutable, except for the balancers and connections behind its
 // clusters, which it takes over from the table before.
 type Table struct {
-	self     *Workload
-	byIP     map[netip.Addr]*Workload
-	byID     map[string]*Workload // identity, where one workload alone holds it
-	services map[string]*Service
-	hosts    domains
-	streams  streams
-	gateways map[uint16]*gateway
+	self         *Workload
+	byIP         map[netip.Addr]*Workload
+	byID         map[string]*Workload // identity, where one workload alone holds it
+	services     map[string]*Service
+	hosts        domains
+	streams      streams
+	gateways     map[uint16]*gateway
+	registryOnly bool
 }
 
 // gateway is one port of a gateway.
@@ -73,6 +74,11 @@ type VirtualHost struct {
 	// Service is nil for a host that is no service.
 	Service *Service
 	Routes  *route.Routes
+}
+
+// BlackHole reports whether nothing may go to what stands at an address that is neither a service's nor our own.
+func (t *Table) BlackHole(w *Workload) bool {
+	return t.registryOnly && (w == nil || w != t.self && w.Canonical == nil)
 }
 
 // Self is the workload whose proxy this is; nil before there is a snapshot.
@@ -209,6 +215,9 @@ func (t *Table) GatewayProtocol(port uint16) mesh.Protocol {
 
 // PassthroughCluster is Istio's name of what is outside the mesh.
 const PassthroughCluster = "PassthroughCluster"
+
+// BlackHoleCluster is Istio's name of where nothing may go.
+const BlackHoleCluster = "BlackHoleCluster"
 
 // InboundCluster is Istio's name of our own application at a port.
 func InboundCluster(port uint16) string { return upstream.ClusterName("inbound", port, "", "") }
