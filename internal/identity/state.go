@@ -41,6 +41,9 @@ func (a *Agent) save(h *held) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
+		return err
+	}
 	return atomicfile.Write(filepath.Join(a.cfg.StateDir, stateFile), data, 0o600)
 }
 
