@@ -114,6 +114,7 @@ func TestUpgrade(t *testing.T) {
 
 // testUpgradeInstalled: the planes of a shared mesh come first, and a project that is ahead of them is told so.
 func testUpgradeInstalled(t *testing.T, previous string) {
+	t.Helper()
 	name, net := installMesh(t)
 	p := newProject(t, map[string]string{"compose.yaml": "services:" + sharedService("web", "shared") + "networks:\n  shared: {external: true, name: " + net + "}\n"})
 	install := []string{"-p", name, "install", "--log-level", "debug"}
