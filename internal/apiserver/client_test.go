@@ -192,7 +192,7 @@ func TestInvalidHasCauses(t *testing.T) {
 	server, _ := newServer(t)
 	bad := object(t, "v1")
 	bad.Object["spec"].(map[string]any)["hots"] = []any{}
-	bad.Object["spec"].(map[string]any)["tls"] = []any{}
+	bad.Object["spec"].(map[string]any)["tcp"] = []any{map[string]any{"match": []any{map[string]any{"sourceSubnet": "10.0.0.0/8"}}}}
 	_, err := client(t, server.URL).Create(t.Context(), bad, metav1.CreateOptions{})
 	if !apierrors.IsInvalid(err) {
 		t.Fatalf("error is %v, want Invalid", err)
@@ -200,7 +200,7 @@ func TestInvalidHasCauses(t *testing.T) {
 	causes := err.(apierrors.APIStatus).Status().Details.Causes
 	want := []metav1.StatusCause{
 		{Type: metav1.CauseTypeFieldValueInvalid, Field: "spec.hots", Message: `unknown field, did you mean "hosts"?`},
-		{Type: metav1.CauseTypeFieldValueNotSupported, Field: "spec.tls", Message: "is not supported yet"},
+		{Type: metav1.CauseTypeFieldValueNotSupported, Field: "spec.tcp[0].match[0].sourceSubnet", Message: "is not supported yet"},
 	}
 	if len(causes) != 2 || causes[0] != want[0] || causes[1] != want[1] {
 		t.Errorf("causes are %v, want %v", causes, want)
@@ -224,7 +224,7 @@ func TestDiscoveryClient(t *testing.T) {
 	for _, l := range lists {
 		got[l.GroupVersion] = len(l.APIResources)
 	}
-	for gv, n := range map[string]int{"v1": 2, "networking.istio.io/v1": 3, "networking.istio.io/v1beta1": 3, "networking.istio.io/v1alpha3": 3} {
+	for gv, n := range map[string]int{"v1": 2, "networking.istio.io/v1": 5, "networking.istio.io/v1beta1": 5, "networking.istio.io/v1alpha3": 5} {
 		if got[gv] != n {
 			t.Errorf("%s has %d resources, want %d", gv, got[gv], n)
 		}

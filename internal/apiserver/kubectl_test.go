@@ -174,12 +174,12 @@ func TestKubectlServerSideApply(t *testing.T) {
 func TestKubectlRefused(t *testing.T) {
 	server, store := newServer(t)
 	k := newKubectl(t, server.URL)
-	bad := strings.ReplaceAll(reviews("v1", "v1"), "subset:", "subst:") + "    timeout: 3s\n"
+	bad := strings.ReplaceAll(reviews("v1", "v1"), "subset:", "subst:") + "    match: [{statPrefix: x}]\n"
 	out, ok := k.run(bad, "apply", "-f", "-")
 	if ok {
 		t.Errorf("want a refusal, got:\n%s", out)
 	}
-	for _, want := range []string{`spec.http[0].route[0].destination.subst: `, `unknown field, did you mean "subset"?`, "spec.http[0].timeout: ", "is not supported yet"} {
+	for _, want := range []string{`spec.http[0].route[0].destination.subst: `, `unknown field, did you mean "subset"?`, "spec.http[0].match[0].statPrefix: ", "is not supported yet"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("want %q in:\n%s", want, out)
 		}
