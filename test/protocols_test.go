@@ -196,6 +196,16 @@ asyncio.run(main())"`, "echo message 2"},
 			t.Errorf("exit %d: %s", r.code, r.stderr)
 		}
 	})
+	t.Run("the address of a client without an identity ends X-Forwarded-For", func(t *testing.T) {
+		out, code := neighbour(t, p.name+"_default", "sh", "-c", "curl -sS -m 10 -H 'X-Forwarded-For: 192.0.2.1' http://server:8000/headers; echo I am $(hostname -I)")
+		_, own, _ := strings.Cut(out, "I am ")
+		forwarded := "X-Forwarded-For: 192.0.2.1, "
+		_, said, found := strings.Cut(out, forwarded)
+		said, _, _ = strings.Cut(said, "\n")
+		if code != 0 || !found || !strings.Contains(own, strings.TrimSpace(said)) {
+			t.Errorf("exit %d: %s\nwant %q and the client's own address", code, out, forwarded)
+		}
+	})
 	t.Run("an un-meshed neighbour is served in plain text", func(t *testing.T) {
 		out, code := neighbour(t, p.name+"_default", "curl", "-sS", "-m", "10", "http://server:8000/hello")
 		if code != 0 || !strings.Contains(out, "hello from") {
