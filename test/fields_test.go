@@ -212,7 +212,10 @@ func TestFields(t *testing.T) {
 func (p *project) settings(service string) map[string]any {
 	p.t.Helper()
 	c := must(engine.ContainerInspect(p.t.Context(), p.container(service)))
-	slices.Sort(c.Config.Env) // env files come in any order
+	// Compose keeps these in maps, and writes them in any order.
+	slices.Sort(c.Config.Env)
+	slices.Sort(c.HostConfig.ExtraHosts)
+	slices.SortFunc(c.HostConfig.Ulimits, func(a, b *container.Ulimit) int { return strings.Compare(a.Name, b.Name) })
 	all := map[string]any{"Sysctls": map[string]any{}}
 	for _, part := range []any{c.Config, c.HostConfig} {
 		var m map[string]any
