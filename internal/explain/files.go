@@ -233,7 +233,7 @@ func (b *facts) gateways() {
 	for _, w := range b.workloads {
 		for _, o := range b.files.intent {
 			g, ok := o.Spec.(*networking.Gateway)
-			if !ok || !holds(w.Labels, g.Selector) {
+			if !ok || !compile.Selects(g.Selector, w.Labels) {
 				continue
 			}
 			w.Role, w.Meshed = mesh.RoleGateway, false
@@ -336,7 +336,7 @@ func (b *facts) members(s *kubeObject) ([]*mesh.Workload, error) {
 	var members []*mesh.Workload
 	for i := range b.files.pods {
 		p := &b.files.pods[i]
-		if len(selector) > 0 && p.Metadata.Namespace == s.Metadata.Namespace && holds(p.Metadata.Labels, selector) {
+		if len(selector) > 0 && p.Metadata.Namespace == s.Metadata.Namespace && compile.Selects(selector, p.Metadata.Labels) {
 			members = append(members, b.workload(p.Metadata.Name, p.Metadata.Namespace, p.Status.PodIP, p.Metadata.Labels))
 		}
 	}
@@ -435,15 +435,6 @@ func (b *facts) workload(name, namespace, ip string, labels map[string]string) *
 
 func holdsAddress(w *mesh.Workload, ip string) bool {
 	return slices.ContainsFunc(w.Addresses, func(a mesh.Address) bool { return a.IPv4 == ip || a.IPv6 == ip })
-}
-
-func holds(labels, want map[string]string) bool {
-	for k, v := range want {
-		if labels[k] != v {
-			return false
-		}
-	}
-	return true
 }
 
 // proxy is the name of the workload whose proxy is asked.

@@ -15,16 +15,22 @@ import (
 
 // Check says what is questionable about o in the view x, of which it is part: it is valid, and does not do what it
 // seems to. The writer is shown it as a warning.
-func (x *Index) Check(o *api.Object) []Problem {
+func (x *Index) Check(o *api.Object) []Problem { return x.checker(o.Meta.Namespace).check(o) }
+
+// checker has the eyes of a workload in a namespace that reaches all others.
+func (x *Index) checker(namespace string) *compiler {
 	workloads := make([]*mesh.Workload, len(x.facts.Workloads))
 	for i := range x.facts.Workloads {
 		workloads[i] = &x.facts.Workloads[i]
 	}
-	// The eyes of a workload in the object's namespace that reaches all others.
-	c := &compiler{Index: x, proxy: &mesh.Workload{Namespace: o.Meta.Namespace}, catalog: newCatalog(o.Meta.Namespace, workloads)}
+	c := &compiler{Index: x, proxy: &mesh.Workload{Namespace: namespace}, catalog: newCatalog(namespace, workloads)}
 	c.addEntries(workloads)
 	c.compiled = c.services()
-	c.problems = nil
+	return c
+}
+
+func (c *compiler) check(o *api.Object) []Problem {
+	c.problems = nil // also those of making the services: they are other objects'
 	switch spec := o.Spec.(type) {
 	case *networking.VirtualService:
 		c.checkVirtualService(o, spec)
@@ -44,9 +50,14 @@ func (x *Index) Check(o *api.Object) []Problem {
 
 // CheckAll is what Check says of every object, by resource.
 func (x *Index) CheckAll() []Problem {
-	problems := []Problem{}
+	problems, checkers := []Problem{}, map[string]*compiler{}
 	for _, o := range slices.SortedFunc(slices.Values(x.intent), func(a, b *api.Object) int { return cmp.Compare(a.String(), b.String()) }) {
-		problems = append(problems, x.Check(o)...)
+		c := checkers[o.Meta.Namespace]
+		if c == nil {
+			c = x.checker(o.Meta.Namespace)
+			checkers[o.Meta.Namespace] = c
+		}
+		problems = append(problems, c.check(o)...)
 	}
 	return problems
 }
@@ -158,7 +169,7 @@ func (c *compiler) checkTarget(o *api.Object, path string, d *networking.Destina
 func (c *compiler) checkGateway(o *api.Object, gw *networking.Gateway) {
 	var selected []*mesh.Workload
 	for i := range c.facts.Workloads {
-		if w := &c.facts.Workloads[i]; w.Role == mesh.RoleGateway && isSubset(gw.Selector, w.Labels) {
+		if w := &c.facts.Workloads[i]; w.Role == mesh.RoleGateway && Selects(gw.Selector, w.Labels) {
 			selected = append(selected, w)
 		}
 	}

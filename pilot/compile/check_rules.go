@@ -95,7 +95,7 @@ func (c *compiler) checkSubsets(o *api.Object, rule *networking.DestinationRule)
 		return
 	}
 	for i, subset := range rule.Subsets {
-		if !slices.ContainsFunc(s.workloads, func(w *mesh.Workload) bool { return isSubset(subset.Labels, w.Labels) }) {
+		if !slices.ContainsFunc(s.workloads, func(w *mesh.Workload) bool { return Selects(subset.Labels, w.Labels) }) {
 			c.report(SubsetSelectsNothing, o, fmt.Sprintf("spec.subsets[%d]", i), fmt.Sprintf("no workload of %s has the labels of subset %q", s.host, subset.Name))
 		}
 	}

@@ -23,7 +23,7 @@ func (c *compiler) gatewayServers() []snapshot.GatewayServer {
 	ports := map[uint16]*snapshot.GatewayServer{}
 	for _, o := range c.gateways {
 		gw := o.Spec.(*networking.Gateway)
-		if !isSubset(gw.Selector, c.proxy.Labels) {
+		if !Selects(gw.Selector, c.proxy.Labels) {
 			continue
 		}
 		for i, server := range gw.Servers {

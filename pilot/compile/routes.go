@@ -134,10 +134,7 @@ func (c *compiler) matches(in []*networking.HTTPMatchRequest, gateway, namespace
 		return nil, true
 	}
 	for _, m := range in {
-		if len(m.Gateways) > 0 && !bound(m.Gateways, gateway, namespace) {
-			continue
-		}
-		if m.SourceNamespace != "" && m.SourceNamespace != c.proxy.Namespace || !isSubset(m.SourceLabels, c.proxy.Labels) {
+		if !c.concerns(m, gateway, namespace) {
 			continue
 		}
 		match := matchOf(m)

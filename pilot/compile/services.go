@@ -180,7 +180,7 @@ func (c *compiler) applyRules(out *snapshot.Service, s *service) {
 				c.problem(o, fmt.Sprintf("spec.subsets[%d].name", i), fmt.Sprintf("an older rule for %s has a subset %q already; this one is not used", s.host, subset.Name))
 				continue
 			}
-			members := slices.DeleteFunc(slices.Clone(s.workloads), func(w *mesh.Workload) bool { return !isSubset(subset.Labels, w.Labels) })
+			members := slices.DeleteFunc(slices.Clone(s.workloads), func(w *mesh.Workload) bool { return !Selects(subset.Labels, w.Labels) })
 			out.Subsets = append(out.Subsets, snapshot.Subset{Name: subset.Name, Endpoints: usable(members)})
 			own[subset.Name] = subset.TrafficPolicy
 		}

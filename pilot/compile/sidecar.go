@@ -22,7 +22,7 @@ func (c *compiler) sidecar() *networking.Sidecar {
 		switch {
 		case o.Meta.Namespace != c.proxy.Namespace:
 		case s.WorkloadSelector != nil:
-			if isSubset(s.WorkloadSelector.Labels, c.proxy.Labels) {
+			if Selects(s.WorkloadSelector.Labels, c.proxy.Labels) {
 				return s
 			}
 		case all == nil:

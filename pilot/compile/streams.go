@@ -108,7 +108,7 @@ func (c *compiler) concerns(m interface {
 	GetSourceLabels() map[string]string
 }, gateway, namespace string) bool {
 	return (len(m.GetGateways()) == 0 || bound(m.GetGateways(), gateway, namespace)) &&
-		(m.GetSourceNamespace() == "" || m.GetSourceNamespace() == c.proxy.Namespace) && isSubset(m.GetSourceLabels(), c.proxy.Labels)
+		(m.GetSourceNamespace() == "" || m.GetSourceNamespace() == c.proxy.Namespace) && Selects(m.GetSourceLabels(), c.proxy.Labels)
 }
 
 func (c *compiler) streamDestinations(o *api.Object, path string, in []*networking.RouteDestination, gateway string) []snapshot.Destination {

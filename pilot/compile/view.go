@@ -116,9 +116,9 @@ func (x *Index) reachable(w *mesh.Workload) []*mesh.Workload {
 	return found
 }
 
-// isSubset reports whether labels hold everything that want asks for.
-func isSubset(want, labels map[string]string) bool {
-	for k, v := range want {
+// Selects reports whether labels hold everything that a selector asks for.
+func Selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
 		if got, ok := labels[k]; !ok || got != v {
 			return false
 		}

@@ -29,7 +29,7 @@ type Route struct {
 	Rules *snapshot.RouteRules
 
 	matches []match
-	total   uint64
+	weights Weights
 }
 
 // Destination is one target.
@@ -84,10 +84,10 @@ func compile(s *snapshot.Route) (*Route, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.total += uint64(d.Weight)
+		r.weights.Add(d.Weight)
 		r.Destinations = append(r.Destinations, Destination{Service: d.Service, Subset: d.Subset, Port: d.Port, Weight: d.Weight, Handler: h, Headers: d.Headers})
 	}
-	if r.total == 0 {
+	if r.weights.None() {
 		return nil, errors.New("destinations: no one has a weight above 0")
 	}
 	return r, nil
@@ -117,20 +117,7 @@ func (r *Route) matchesAny(q *Request) bool {
 }
 
 // Pick chooses a destination by weight, of which there must be one. random is uniform in [0, 2^64).
-func (r *Route) Pick(random uint64) *Destination {
-	if len(r.Destinations) == 1 {
-		return &r.Destinations[0]
-	}
-	n := random % r.total
-	for i := range r.Destinations {
-		w := uint64(r.Destinations[i].Weight)
-		if n < w {
-			return &r.Destinations[i]
-		}
-		n -= w
-	}
-	return &r.Destinations[len(r.Destinations)-1]
-}
+func (r *Route) Pick(random uint64) *Destination { return &r.Destinations[r.weights.Pick(random)] }
 
 // Step tells how one route fared with a request.
 type Step struct {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/route"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
@@ -29,7 +30,7 @@ type streamRoute struct {
 	*snapshot.TCPRoute
 	names   []string
 	subnets []netip.Prefix
-	total   uint64 // of weights
+	weights route.Weights // of Destinations
 }
 
 // streams are routes of bytes.
@@ -80,9 +81,9 @@ func compileStream(s *snapshot.TCPRoute) (streamRoute, error) {
 		r.subnets = append(r.subnets, p)
 	}
 	for i := range s.Destinations {
-		r.total += uint64(s.Destinations[i].Weight)
+		r.weights.Add(s.Destinations[i].Weight)
 	}
-	if r.total == 0 {
+	if r.weights.None() {
 		errs = append(errs, errors.New("destinations: no one has a weight above 0"))
 	}
 	return r, errors.Join(errs...)
@@ -128,19 +129,6 @@ func (r *streamRoute) holds(ip netip.Addr) bool {
 func (t *Table) answers(w *Workload, service string) bool {
 	s := t.services[service]
 	return w != nil && s != nil && s.members[w.Name]
-}
-
-// pick chooses a destination by weight. random is uniform in [0, 2^64).
-func (r *streamRoute) pick(random uint64) *snapshot.Destination {
-	n := random % r.total
-	for i := range r.Destinations {
-		w := uint64(r.Destinations[i].Weight)
-		if n < w {
-			return &r.Destinations[i]
-		}
-		n -= w
-	}
-	return &r.Destinations[len(r.Destinations)-1]
 }
 
 // RoutesTLS reports whether the server name of a TLS connection that leaves the application matters.
@@ -196,7 +184,7 @@ func (t *Table) GatewaySession(dst netip.AddrPort, tls bool, serverName string, 
 }
 
 func (t *Table) follow(r *streamRoute, dst netip.AddrPort, random uint64) Session {
-	to, port := r.pick(random), dst.Port()
+	to, port := &r.Destinations[r.weights.Pick(random)], dst.Port()
 	if to.Port != 0 {
 		port = to.Port
 	}
