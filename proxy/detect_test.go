@@ -56,20 +56,12 @@ func (m *testMesh) startOpaque(app netip.Addr) *testMesh {
 // arrives at once, both through two proxies and from a client without one.
 func TestOpaquePortIsNotSniffed(t *testing.T) {
 	m := newMesh(t)
-	m.app(mailIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				b := make([]byte, 1)
-				_, err := io.ReadFull(c, b)
-				fmt.Fprintf(c, "%s %v", b, err)
-			}()
-		}
-	})
+	m.app(mailIP, each(func(c net.Conn) {
+		defer c.Close()
+		b := make([]byte, 1)
+		_, err := io.ReadFull(c, b)
+		fmt.Fprintf(c, "%s %v", b, err)
+	}))
 	m.startOpaque(mailIP)
 	for name, addr := range map[string]string{"through two proxies": m.at(mailIP), "from outside": m.direct(mailIP)} {
 		t.Run(name, func(t *testing.T) {
@@ -90,20 +82,12 @@ func TestOpaquePortIsNotSniffed(t *testing.T) {
 // the greeting must not disturb.
 func TestOpaqueServerSpeaksFirst(t *testing.T) {
 	m := newMesh(t)
-	m.app(mailIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				fmt.Fprint(c, "220 ready\r\n")
-				line, _ := bufio.NewReader(c).ReadString('\n')
-				fmt.Fprint(c, line)
-			}()
-		}
-	})
+	m.app(mailIP, each(func(c net.Conn) {
+		defer c.Close()
+		fmt.Fprint(c, "220 ready\r\n")
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		fmt.Fprint(c, line)
+	}))
 	m.startOpaque(mailIP)
 	for name, dial := range map[string]func(*testing.T) *net.TCPConn{
 		"through two proxies": func(t *testing.T) *net.TCPConn { t.Helper(); return dial(t, m.at(mailIP)) },
@@ -142,20 +126,12 @@ func dialFrom(t *testing.T, local, addr string) *net.TCPConn {
 func TestSlowRequestIsHTTP(t *testing.T) {
 	m := newMesh(t)
 	silent := make(chan struct{}, 8)
-	m.app(webIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			silent <- struct{}{}
-			go func() {
-				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
-					fmt.Fprint(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
-				}
-			}()
+	m.app(webIP, each(func(c net.Conn) {
+		silent <- struct{}{}
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
 		}
-	})
+	}))
 	m.start()
 	for _, late := range []bool{true, false} {
 		path := fmt.Sprintf("/late=%v", late)
@@ -185,20 +161,12 @@ func TestSlowRequestIsHTTP(t *testing.T) {
 func TestLooseRequestsAreRefused(t *testing.T) {
 	m := newMesh(t)
 	var reached atomic.Int32
-	m.app(webIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				if b, _ := io.ReadAll(c); len(b) > 0 {
-					reached.Add(1)
-				}
-			}()
+	m.app(webIP, each(func(c net.Conn) {
+		defer c.Close()
+		if b, _ := io.ReadAll(c); len(b) > 0 {
+			reached.Add(1)
 		}
-	})
+	}))
 	m.start()
 	for _, request := range []string{
 		"GET  /admin HTTP/1.1\r\nHost: web\r\n\r\n", "GET\t/admin HTTP/1.1\r\nHost: web\r\n\r\n", "GET /admin\r\n", "GET /admin", "GET /admin HTTP/1.1",

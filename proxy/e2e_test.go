@@ -54,20 +54,12 @@ func TestHTTPThroughMutualTLS(t *testing.T) {
 
 func TestServerFirstThroughMutualTLS(t *testing.T) {
 	m := newMesh(t)
-	m.app(mailIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				fmt.Fprint(c, "220 ready\r\n")
-				line, err := bufio.NewReader(c).ReadString('\n')
-				fmt.Fprintf(c, "250 %s %v\r\n", strings.TrimSpace(line), err)
-			}()
-		}
-	})
+	m.app(mailIP, each(func(c net.Conn) {
+		defer c.Close()
+		fmt.Fprint(c, "220 ready\r\n")
+		line, err := bufio.NewReader(c).ReadString('\n')
+		fmt.Fprintf(c, "250 %s %v\r\n", strings.TrimSpace(line), err)
+	}))
 	m.start()
 	c := dial(t, m.at(mailIP))
 	in := bufio.NewReader(c)
@@ -94,20 +86,12 @@ func TestServerFirstThroughMutualTLS(t *testing.T) {
 func TestHTTPAfterASilence(t *testing.T) {
 	m := newMesh(t)
 	silent := make(chan struct{}, 1)
-	m.app(webIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			silent <- struct{}{}
-			go func() {
-				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
-					fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-				}
-			}()
+	m.app(webIP, each(func(c net.Conn) {
+		silent <- struct{}{}
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
-	})
+	}))
 	m.start()
 	c := dial(t, m.at(webIP))
 	<-silent // the proxy has connected in vain, as the client is silent

@@ -304,3 +304,16 @@ func dial(t *testing.T, addr string) *net.TCPConn {
 	}
 	return c.(*net.TCPConn)
 }
+
+// each serves every connection of a listener in a goroutine of its own.
+func each(serve func(net.Conn)) func(net.Listener) {
+	return func(ln net.Listener) {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}
+}

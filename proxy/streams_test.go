@@ -16,22 +16,14 @@ import (
 // ownTLS is an application of the server that ends TLS by itself and answers with the server name it was asked for.
 func (m *testMesh) ownTLS() {
 	own := m.ca.Issue("spiffe://elsewhere/app")
-	m.app(webIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				srv := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{own.Certificate}})
-				if srv.Handshake() == nil {
-					_, _ = io.WriteString(srv, srv.ConnectionState().ServerName)
-					_ = srv.Close()
-				}
-			}()
+	m.app(webIP, each(func(c net.Conn) {
+		defer c.Close()
+		srv := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{own.Certificate}})
+		if srv.Handshake() == nil {
+			_, _ = io.WriteString(srv, srv.ConnectionState().ServerName)
+			_ = srv.Close()
 		}
-	})
+	}))
 }
 
 // ask opens TLS at addr and returns what the server says.

@@ -10,19 +10,11 @@ import (
 // TestConnectionEndsWithItsProof: a session of mutual TLS ends when the client's certificate does.
 func TestConnectionEndsWithItsProof(t *testing.T) {
 	m := newMesh(t)
-	m.app(mailIP, func(ln net.Listener) {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.WriteString(c, "220 ready")
-				_, _ = io.Copy(io.Discard, c)
-			}()
-		}
-	})
+	m.app(mailIP, each(func(c net.Conn) {
+		defer c.Close()
+		_, _ = io.WriteString(c, "220 ready")
+		_, _ = io.Copy(io.Discard, c)
+	}))
 	m.start()
 	c := dial(t, m.at(mailIP))
 	greeting := make([]byte, len("220 ready"))

@@ -118,22 +118,29 @@ func (b *bench) nginxSide(backend string, o hopOptions) (*side, error) {
 	return &side{name: "nginx", addr: addr, procs: []*process{p}}, nil
 }
 
+// pairPlaces are the folder of a pair's certificates, and the addresses where clients come in and where the second is
+// reached by TLS.
+func (b *bench) pairPlaces() (certs, front, back string, err error) {
+	if certs, err = b.certificates(); err != nil {
+		return "", "", "", err
+	}
+	for _, addr := range []*string{&front, &back} {
+		port, err := freePort()
+		if err != nil {
+			return "", "", "", err
+		}
+		*addr = fmt.Sprintf("127.0.0.1:%d", port)
+	}
+	return certs, front, back, nil
+}
+
 // nginxPair is a client's and a server's nginx with TLS 1.3 and a client certificate between, the cipher the one that
 // Go prefers.
 func (b *bench) nginxPair(backend string) (*side, error) {
-	certs, err := b.certificates()
+	certs, addr, tls, err := b.pairPlaces()
 	if err != nil {
 		return nil, err
 	}
-	front, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	back, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	tls := fmt.Sprintf("127.0.0.1:%d", back)
 	server, err := b.nginx(b.proxyCPU, tls, fmt.Sprintf(`upstream app { server %s; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 1h; }
   server { listen %s ssl backlog=8192; ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
     ssl_certificate %[3]s/cert.pem; ssl_certificate_key %[3]s/key.pem; ssl_client_certificate %[3]s/ca.pem; ssl_verify_client on;
@@ -142,7 +149,6 @@ func (b *bench) nginxPair(backend string) (*side, error) {
 	if err != nil {
 		return nil, err
 	}
-	addr := fmt.Sprintf("127.0.0.1:%d", front)
 	client, err := b.nginx(b.proxyCPU, addr, fmt.Sprintf(`upstream peer { server %[1]s; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 1h; }
   server { listen %[2]s backlog=8192;
     location / { %[3]s proxy_pass https://peer; proxy_ssl_protocols TLSv1.3; proxy_ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
@@ -156,19 +162,10 @@ func (b *bench) nginxPair(backend string) (*side, error) {
 
 // nginxStreamPair is nginxPair for bytes: each connection of a client takes a TLS connection, resumed if so wanted.
 func (b *bench) nginxStreamPair(backend string, resume bool) (*side, error) {
-	certs, err := b.certificates()
+	certs, addr, tls, err := b.pairPlaces()
 	if err != nil {
 		return nil, err
 	}
-	front, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	back, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	tls, addr := fmt.Sprintf("127.0.0.1:%d", back), fmt.Sprintf("127.0.0.1:%d", front)
 	server, err := b.startNginx(b.proxyCPU, tls, fmt.Sprintf(`stream { server { listen %s ssl backlog=8192; ssl_protocols TLSv1.3;
     ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_session_cache shared:s:10m;
     ssl_certificate %[2]s/cert.pem; ssl_certificate_key %[2]s/key.pem; ssl_client_certificate %[2]s/ca.pem; ssl_verify_client on;
