@@ -8,8 +8,8 @@ ifndef VERSION
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 endif
 # The sandbox's image is named by its content, and its binary must not change with each commit: raise this when
-# its behaviour changes.
-SANDBOX_VERSION := 2
+# its behaviour changes. A build id would be another with each change of a package of it, in whatever part.
+SANDBOX_VERSION := 3
 ARCH ?= $(shell go env GOARCH)
 COMPONENTS := proxy keeper pilot citadel mixer
 DIST := dist/$(ARCH)
@@ -22,9 +22,9 @@ COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose 
 
 TEST_TOOLS := compose kubectl promtool gotestsum h2spec
 # The clients that tests drive are those of TEST_TOOLS, whatever the machine has.
-unit race suites test-restarts: export PATH := $(CURDIR)/.cache/tools:$(PATH)
-unit race suites test-restarts: export COMPOSURE_COMPOSE := $(CURDIR)/.cache/tools/compose-v2
-unit race suites test-restarts: export TESTCONTAINERS_RYUK_DISABLED := true
+unit race suites test-restarts test-upgrade: export PATH := $(CURDIR)/.cache/tools:$(PATH)
+unit race suites test-restarts test-upgrade: export COMPOSURE_COMPOSE := $(CURDIR)/.cache/tools/compose-v2
+unit race suites test-restarts test-upgrade: export TESTCONTAINERS_RYUK_DISABLED := true
 
 # Says at the end which tests were skipped, and why.
 GOTESTSUM := .cache/tools/gotestsum --format pkgname
@@ -45,7 +45,7 @@ images: bin/meshctl ## load the mesh's images into the Docker engine
 $(DIST)/.built: $(SOURCES)
 	@mkdir -p $(DIST)
 	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags "-s -w $(VERSION_FLAG)=$(VERSION)" -o $(DIST)/ $(COMPONENTS:%=./cmd/%)
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags "-s -w $(VERSION_FLAG)=$(SANDBOX_VERSION)" -o $(DIST)/ ./cmd/sandbox
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags "-s -w -buildid= $(VERSION_FLAG)=$(SANDBOX_VERSION)" -o $(DIST)/ ./cmd/sandbox
 	@touch $@
 
 $(DIST)/.iptables: build/iptables/fetch.sh
@@ -89,12 +89,16 @@ unit: ## fast tests only
 
 .PHONY: suites
 suites: bin/meshctl bookinfo test-tools ## tests on real Docker; S=Name runs one
-	$(GOTESTSUM) --format testname -- -tags suites -count=1 -timeout 30m $(if $(S),-run '$(S)') ./test/...
+	$(GOTESTSUM) --format testname -- -tags suites -count=1 -timeout 60m $(if $(S),-run '$(S)') ./test/...
 
 # Each run of the results replaces the last one's; the engine is restarted and killed five times each.
 .PHONY: test-restarts
 test-restarts: bin/meshctl test-tools ## every cell of the matrix of restarts, ten restarts of an engine; writes docs/restarts-results.md
 	@build/restarts.sh docs/restarts-results.md
+
+.PHONY: test-upgrade
+test-upgrade: bin/meshctl test-tools ## upgrade from the build of another commit, FROM=v1.2.0; default the one before
+	@build/upgrade.sh $(or $(FROM),HEAD^)
 
 .PHONY: test-tools
 test-tools:
@@ -108,7 +112,7 @@ race: ## fast tests with the race detector
 
 # Each run writes test/bench/results.json; one of all cases the table of docs/perf.md, too.
 .PHONY: bench
-bench: ## the proxy beside nginx and haproxy; CASES=a,b runs a few, QUICK=1 shorter ones
+bench: ## the proxy beside nginx and haproxy, and pilot in big meshes; CASES=a,b runs a few, QUICK=1 shorter ones
 	@which nginx haproxy wrk h2load >/dev/null && test -e /usr/lib/nginx/modules/ngx_stream_module.so || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light libnginx-mod-stream haproxy wrk nghttp2-client; } >/dev/null
 	go run ./test/bench $(if $(QUICK),-quick) $(if $(CASES),-cases $(CASES)) \

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,10 +10,18 @@ import (
 	"github.com/composure-mesh/composure/api"
 )
 
+// kinds are all that are tested here.
+var kinds = slices.Concat(api.Kinds(), api.Security(), api.Config())
+
 // problems decodes YAML and returns what is wrong, without file and object.
 func problems(t *testing.T, text string) []string {
 	t.Helper()
-	_, err := api.DecodeYAML(api.Kinds(), "f", strings.NewReader(text))
+	return problemsOf(t, api.Kinds(), text)
+}
+
+func problemsOf(t *testing.T, kinds []*api.Kind, text string) []string {
+	t.Helper()
+	_, err := api.DecodeYAML(kinds, "f", strings.NewReader(text))
 	if err == nil {
 		return nil
 	}
@@ -43,9 +52,7 @@ func TestVirtualService(t *testing.T) {
 		want       []string
 	}{
 		{"fine", route(to), nil},
-		{"everything", route("name: a, match: [{name: m, uri: {regex: '/a.*'}, scheme: {exact: http}, method: {exact: GET}, authority: {prefix: r}, headers: {a: {}, b: {regex: '*'}}, withoutHeaders: {c: {exact: d}}, queryParams: {e: {exact: f}}, ignoreUriCase: true, port: 80, sourceLabels: {app: a}, sourceNamespace: n, gateways: [front]}], route: [{destination: {host: a.b.c, subset: v1, port: {number: 1}}, weight: 0}, {destination: {host: a_b}, weight: 3}]"), []string{
-			`spec.http[0].match[0].gateways[0]: "front" is not in spec.gateways, so nothing can match`,
-		}},
+		{"everything", route("name: a, match: [{name: m, uri: {regex: '/a.*'}, scheme: {exact: http}, method: {exact: GET}, authority: {prefix: r}, headers: {a: {}, b: {regex: '*'}, '@request.auth.claims.a.b': {exact: c}}, withoutHeaders: {c: {exact: d}, '@request.auth.claims[a.b][c]': {}}, queryParams: {e: {exact: f}}, ignoreUriCase: true, port: 80, sourceLabels: {app: a}, sourceNamespace: n, gateways: [front]}], route: [{destination: {host: a.b.c, subset: v1, port: {number: 1}}, weight: 0}, {destination: {host: a_b}, weight: 3}]"), nil},
 		{"null is absent", route(to + ", timeout: null, match: null"), nil},
 		{"unknown field", route("route: [{destination: {host: a, subst: v1}}]"), []string{`spec.http[0].route[0].destination.subst: unknown field, did you mean "subset"?`}},
 		{"snake case", route(to + ", match: [{ignore_uri_case: true}]"), []string{`spec.http[0].match[0].ignore_uri_case: unknown field, did you mean "ignoreUriCase"?`}},
@@ -65,8 +72,7 @@ func TestVirtualService(t *testing.T) {
 		{"no route", route("name: a"), []string{`spec.http[0].route: want at least one destination, or redirect, directResponse or delegate`}},
 		{"no destination", route("route: [{weight: 1}]"), []string{`spec.http[0].route[0].destination: want a destination with a host`}},
 		{"destination", route("route: [{destination: {host: '*.a', subset: 'a b', port: {number: 0}}}, {destination: {}}]"), []string{
-			`spec.http[0].route[0].destination.host: want a host name without wildcard, got "*.a"`,
-			`spec.http[0].route[0].destination.subset: want a name of letters, digits, - and _, got "a b"`,
+			`spec.http[0].route[0].destination.subset: want a name of letters, digits and -, got "a b"`,
 			`spec.http[0].route[0].destination.port.number: want a port between 1 and 65535, got 0`,
 			`spec.http[0].route[1].destination.host: want a host name`,
 			`spec.http[0].route: the weights of several destinations are all zero, want at least one above it`,
@@ -85,15 +91,13 @@ func TestVirtualService(t *testing.T) {
 		{"gateways", virtualService("{hosts: [a], gateways: [g, ns/g, 'a/b/c', ''], http: [{" + to + ", match: [{gateways: [g]}, {gateways: [h, mesh]}]}]}"), []string{
 			`spec.gateways[2]: want mesh, a Gateway's name or namespace/name, got "a/b/c"`,
 			`spec.gateways[3]: want mesh, a Gateway's name or namespace/name, got ""`,
-			`spec.http[0].match[1].gateways[0]: "h" is not in spec.gateways, so nothing can match`,
 		}},
 		{"matches", route(to + ", match: [{uri: {}, method: {exact: ''}, authority: {prefix: ''}, scheme: {regex: ''}, port: 70000, headers: {'a b': {}, method: {exact: GET}, c: {regex: '('}}, sourceLabels: {a: '*'}}]"), []string{
 			`spec.http[0].match[0].uri: want one of exact, prefix, regex`, `spec.http[0].match[0].method.exact: want a value`,
-			`spec.http[0].match[0].authority.prefix: want a value`, `spec.http[0].match[0].scheme.regex: want a value`,
+			`spec.http[0].match[0].authority.prefix: want a value`, `spec.http[0].match[0].scheme.regex: want a regular expression`,
 			`spec.http[0].match[0].headers[a b]: want a header's name`,
 			"spec.http[0].match[0].headers.c.regex: want a regular expression of RE2: error parsing regexp: missing closing ): `(`",
-			`spec.http[0].match[0].headers.method: want it beside headers, as the match's own field: Istio ignores it here`,
-			`spec.http[0].match[0].port: want a port between 1 and 65535, got 70000`, `spec.http[0].match[0].sourceLabels.a: want a value without wildcard, got "*"`,
+			`spec.http[0].match[0].port: want a port between 1 and 65535, got 70000`, `spec.http[0].match[0].sourceLabels.a: want a label's value of at most 63 letters, digits, -, _ and ., the first and the last a letter or digit, got "*"`,
 		}},
 	}
 	for _, c := range cases {
@@ -117,18 +121,18 @@ func TestDestinationRule(t *testing.T) {
 		{"enum", rule("{host: a, trafficPolicy: {loadBalancer: {simple: FASTEST}}}"), []string{
 			`spec.trafficPolicy.loadBalancer.simple: want one of UNSPECIFIED, LEAST_CONN, RANDOM, PASSTHROUGH, ROUND_ROBIN, LEAST_REQUEST, got the string "FASTEST"`,
 		}},
-		{"not yet", rule("{host: a, workloadSelector: {}, trafficPolicy: {tunnel: {}, proxyProtocol: {}, loadBalancer: {localityLbSetting: {}}, tls: {mode: ISTIO_MUTUAL, sni: a}}}"), []string{
-			`spec.trafficPolicy.loadBalancer.localityLbSetting: is not supported yet`, `spec.trafficPolicy.proxyProtocol: is not supported yet`,
-			`spec.trafficPolicy.tls.sni: is not supported yet`, `spec.trafficPolicy.tunnel: is not supported yet`, `spec.workloadSelector: is not supported yet`,
+		{"not yet", rule("{host: a, trafficPolicy: {tunnel: {}, loadBalancer: {zoneAwareLbSetting: {}}, tls: {mode: ISTIO_MUTUAL, sni: a}}}"), []string{
+			`spec.trafficPolicy.loadBalancer.zoneAwareLbSetting: is not supported yet`,
+			`spec.trafficPolicy.tunnel: is not supported yet`,
 		}},
-		{"modes not yet", rule("{host: a, trafficPolicy: {tls: {mode: SIMPLE}}, subsets: [{name: a, trafficPolicy: {tls: {mode: MUTUAL}}}]}"), []string{
-			`spec.trafficPolicy.tls.mode: SIMPLE is not supported yet`, `spec.subsets[0].trafficPolicy.tls.mode: MUTUAL is not supported yet`,
+		{"modes of TLS", rule("{host: a, trafficPolicy: {tls: {mode: SIMPLE}}, subsets: [{name: a, trafficPolicy: {tls: {mode: MUTUAL}}}]}"), []string{
+			`spec.subsets[0].trafficPolicy.tls.clientCertificate: want a client's certificate in mode MUTUAL: files in clientCertificate and privateKey, or credentialName`,
 		}},
 		{"names", rule("{subsets: [{name: v1}, {name: v1}, {labels: {version: 1}}]}"), []string{
 			`spec.subsets[2].labels.version: want a string, got the number 1: put it in quotes`,
 		}},
 		{"names again", rule("{subsets: [{name: v1}, {name: v1}, {labels: {version: '1'}}]}"), []string{
-			`spec.host: want a host name`, `spec.subsets[1].name: want a name of its own, "v1" is that of subsets[0]`, `spec.subsets[2].name: want a name of letters, digits, - and _, got ""`,
+			`spec.host: want a host name`, `spec.subsets[1].name: want a name of its own, "v1" is that of subsets[0]`, `spec.subsets[2].name: want a name of letters, digits and -, got ""`,
 		}},
 	}
 	for _, c := range cases {
@@ -148,15 +152,15 @@ func TestGateway(t *testing.T) {
 		name, text string
 		want       []string
 	}{
-		{"fine", gateway("{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: http}, hosts: ['*', a/b.c, ./d, '*/e']}]}"), nil},
+		{"fine", gateway("{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: http}, hosts: ['*', a/b.c, ./d.c, '*/e.c']}]}"), nil},
 		{"nothing", gateway("{}"), []string{`spec.servers: want at least one server`}},
-		{"server", gateway("{servers: [{}, {port: {number: 99999, protocol: SMTP}, hosts: ['a b', 'x.y/z']}]}"), []string{
+		{"server", gateway("{servers: [{}, {port: {number: 99999, protocol: SMTP}, hosts: ['a b', 'x.y/z.com']}]}"), []string{
 			`spec.servers[0].port: want a port`, `spec.servers[0].hosts: want at least one host, or "*"`,
-			`spec.servers[1].port.number: want a port between 1 and 65535, got 99999`, `spec.servers[1].port.name: want a name`, `spec.servers[1].port.protocol: want HTTP, HTTP2, GRPC, TCP or TLS, got "SMTP"`,
-			`spec.servers[1].hosts[0]: want a host name, got "a b"`, `spec.servers[1].hosts[1]: want a namespace, *, or . before the /, got "x.y/z"`,
+			`spec.servers[1].port.number: want a port between 1 and 65535, got 99999`, `spec.servers[1].port.name: want a name`, `spec.servers[1].port.protocol: want HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TCP, MONGO, MYSQL, REDIS or TLS, got "SMTP"`,
+			`spec.servers[1].hosts[0]: want a host name, got "a b"`, `spec.servers[1].hosts[1]: want a namespace, *, or . before the /, got "x.y/z.com"`,
 		}},
-		{"not yet", gateway("{servers: [{port: {number: 443, name: a, protocol: HTTPS}, hosts: [a]}, {port: {number: 80, name: a, protocol: HTTP}, hosts: [a]}]}"), []string{
-			`spec.servers[0].port.protocol: HTTPS is not supported yet`, `spec.servers[1].port.name: want a name of its own, "a" is that of servers[0]`,
+		{"not yet", gateway("{servers: [{port: {number: 443, name: a, protocol: HTTPS}, hosts: [a.com]}, {port: {number: 80, name: a, protocol: HTTP}, hosts: [a.com]}]}"), []string{
+			`spec.servers[0].tls.mode: want SIMPLE, MUTUAL, OPTIONAL_MUTUAL, ISTIO_MUTUAL or PASSTHROUGH`, `spec.servers[1].port.name: want a name of its own, "a" is that of servers[0]`,
 		}},
 		{"fields not yet", gateway("{servers: [{port: {number: 443, name: a, protocol: HTTPS, targetPort: 8}, tls: {mode: SIMPLE}, bind: a, hosts: [a]}]}"), []string{
 			`spec.servers[0].bind: is not supported yet`, `spec.servers[0].port.targetPort: is not supported yet`,
@@ -169,6 +173,17 @@ func TestGateway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// apiVersions are those of all kinds, as a message lists them.
+func apiVersions() string {
+	var all []string
+	for _, k := range api.Kinds() {
+		if v := k.APIVersion(); !slices.Contains(all, v) {
+			all = append(all, v)
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 func TestEnvelope(t *testing.T) {
@@ -185,9 +200,15 @@ func TestEnvelope(t *testing.T) {
 		}},
 		{"no spec", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x}", []string{`spec: want an object`}},
 		{"version", "apiVersion: networking.istio.io/v2\nkind: VirtualService\nmetadata: {name: x}" + spec, []string{`apiVersion: VirtualService has no version "v2", want one of v1, v1beta1, v1alpha3`}},
-		{"kind", "apiVersion: networking.istio.io/v1\nkind: EnvoyFilter\nmetadata: {name: x}" + spec, []string{`kind: "EnvoyFilter" of networking.istio.io is not supported yet, want one of DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService`}},
-		{"group", "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x}" + spec, []string{`apiVersion: group security.istio.io is not supported yet, want one of networking.istio.io/v1`}},
-		{"core", "apiVersion: v1\nkind: Service\nmetadata: {name: x}" + spec, []string{`apiVersion: "v1" is none of this mesh's, want one of networking.istio.io/v1`}},
+		{"kind", "apiVersion: networking.istio.io/v1\nkind: EnvoyFilter\nmetadata: {name: x}" + spec, []string{`kind: "EnvoyFilter" of networking.istio.io is not supported yet, want one of DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry`}},
+		{"group", "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: x}" + spec, []string{`apiVersion: group telemetry.istio.io is not supported yet, want one of ` + apiVersions()}},
+		{"core", "apiVersion: v1\nkind: Service\nmetadata: {name: x}" + spec, []string{`kind: "Service" of v1 is not supported yet, want one of Secret`}},
+		{"secret", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ntype: kubernetes.io/tls\ndata: {tls.crt: '!', a/b: YQ==}\nstringData: {x: 1}\nimmutable: true\nspek: {}", []string{
+			"spek: unknown field", "immutable: is not supported yet", "data[a/b]: want a key of letters, digits, -, _ and .",
+			"data[tls.crt]: want base64: stringData takes text as it is", "stringData.x: want a string",
+		}},
+		{"secret of tls", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ntype: kubernetes.io/tls\nstringData: {tls.key: k}", []string{"data[tls.crt]: want it in a secret of type kubernetes.io/tls"}},
+		{"secret's type", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ntype: kubernetes.io/dockercfg", []string{`type: want kubernetes.io/tls or Opaque, got "kubernetes.io/dockercfg"`}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -218,7 +239,7 @@ func TestDecodeYAML(t *testing.T) {
 		{"duplicate key", one + "\nkind: Gateway", 0, `f:1: document 0: yaml: unmarshal errors:` + "\n" + `  line 5: mapping key "kind" already defined at line 2`},
 		{"no mapping", "hello", 0, "f:1: document 0: want an object"},
 		{"list of strings", "apiVersion: v1\nkind: List\nitems: [a]", 0, `f:1: document 0: items[0]: want an object, got the string "a"`},
-		{"key is no string", "1: a", 0, "f:1: document 0: a key is no string: put it in quotes"},
+		{"key is no string", "true: a", 0, "f:1: document 0: a key is no string: put it in quotes"},
 		{"no number", "a: .inf", 0, "f:1: document 0: +Inf is no number: put it in quotes"},
 		{"deep", "a: " + strings.Repeat("[", 80) + strings.Repeat("]", 80), 0, "f:1: document 0: nested deeper than 64 levels"},
 		{"large", strings.Repeat("#", 2<<20), 0, "f: larger than 1048576 bytes, want it in several files"},

@@ -23,6 +23,12 @@ func gatewayFields() fieldSet {
 		"Gateway.servers", "Gateway.selector",
 		"Server.port", "Server.hosts", "Server.name", "Server.tls",
 		"ServerTLSSettings.mode", "ServerTLSSettings.https_redirect",
+		"ServerTLSSettings.server_certificate", "ServerTLSSettings.private_key", "ServerTLSSettings.ca_certificates",
+		"ServerTLSSettings.credential_name", "ServerTLSSettings.credential_names", "ServerTLSSettings.ca_cert_credential_name",
+		"ServerTLSSettings.tls_certificates", "ServerTLSSettings.TLSCertificate.server_certificate",
+		"ServerTLSSettings.TLSCertificate.private_key", "ServerTLSSettings.TLSCertificate.ca_certificates",
+		"ServerTLSSettings.subject_alt_names", "ServerTLSSettings.verify_certificate_spki", "ServerTLSSettings.verify_certificate_hash",
+		"ServerTLSSettings.min_protocol_version", "ServerTLSSettings.max_protocol_version", "ServerTLSSettings.cipher_suites", "ServerTLSSettings.ca_crl",
 		"Port.number", "Port.protocol", "Port.name",
 	)
 }
@@ -47,7 +53,10 @@ func SplitGatewayHost(host string) (namespace, name string) {
 func validateGateway(o *Object) Problems {
 	gw := o.Spec.(*networking.Gateway)
 	var ps Problems
-	checkLabels(&ps, Path{"spec", "selector"}, gw.Selector)
+	checkSelectorLabels(&ps, Path{"spec", "selector"}, gw.Selector)
+	if !dnsLabel.MatchString(o.Meta.Name) {
+		ps.invalid(Path{"metadata", "name"}, fmt.Sprintf("want a name without dots, got %q: VirtualServices name gateways as <namespace>/<name>", o.Meta.Name))
+	}
 	if len(gw.Servers) == 0 {
 		ps.required(Path{"spec", "servers"}, "want at least one server")
 	}
@@ -67,15 +76,28 @@ func validateGateway(o *Object) Problems {
 		}
 		for j, host := range server.Hosts {
 			ns, name := SplitGatewayHost(host)
-			if ns != "*" && ns != "." && (strings.Contains(ns, ".") || checkHost(ns) != "") {
+			if ns != "*" && ns != "." && !dnsLabel.MatchString(ns) {
 				ps.invalid(path.At("hosts", j), fmt.Sprintf("want a namespace, *, or . before the /, got %q", host))
 			}
-			if msg := checkHostOrWildcard(name); msg != "" {
+			if msg := checkServerHost(name); msg != "" {
 				ps.invalid(path.At("hosts", j), msg)
 			}
 		}
 	}
 	return ps
+}
+
+// checkServerHost says what is wrong with a host of a server, or "". As in Istio it is no short name, which is another one in
+// each namespace; localhost is where a gateway of Compose is reached first.
+func checkServerHost(host string) string {
+	switch msg := checkHostOrWildcard(host); {
+	case isAddress(host), host == "*", host == "localhost":
+		return ""
+	case msg == "" && !strings.Contains(host, "."):
+		return fmt.Sprintf(`want a name with its domain, an address, localhost or "*", got %q`, host)
+	default:
+		return msg
+	}
 }
 
 func validateServerPort(ps *Problems, path Path, server *networking.Server) {
@@ -91,29 +113,24 @@ func validateServerPort(ps *Problems, path Path, server *networking.Server) {
 		ps.required(path.At("port", "name"), "want a name")
 	}
 	tls := server.Tls
-	const protocols = "HTTP, HTTP2, GRPC, TCP or TLS"
+	const protocols = "HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TCP, MONGO, MYSQL, REDIS or TLS"
 	switch p := strings.ToUpper(port.Protocol); p {
-	case "HTTP", "HTTP2", "GRPC":
-		if tls != nil && !tls.HttpsRedirect {
+	case "HTTP", "HTTP2", "GRPC", "GRPC-WEB":
+		if tls != nil && !proto.Equal(tls, &networking.ServerTLSSettings{HttpsRedirect: tls.HttpsRedirect}) {
 			ps.invalid(path.At("tls"), "want none for protocol "+p+", but for httpsRedirect: true")
 		}
-	case "TCP":
+	case "TCP", "MONGO", "MYSQL", "REDIS":
 		if tls != nil {
-			ps.invalid(path.At("tls"), "want none for protocol TCP")
+			ps.invalid(path.At("tls"), "want none for protocol "+p)
 		}
-	case "TLS":
-		switch {
-		case tls == nil:
-			ps.required(path.At("tls", "mode"), "want PASSTHROUGH")
-		case tls.HttpsRedirect:
-			ps.invalid(path.At("tls", "httpsRedirect"), "want it for protocol HTTP only")
-		case tls.Mode != networking.ServerTLSSettings_PASSTHROUGH:
-			ps.unsupported(path.At("tls", "mode"), tls.Mode.String())
+	case "HTTPS", "TLS":
+		if tls == nil {
+			ps.required(path.At("tls", "mode"), "want SIMPLE, MUTUAL, OPTIONAL_MUTUAL, ISTIO_MUTUAL or PASSTHROUGH")
+			return
 		}
+		validateServerTLS(ps, path.At("tls"), tls)
 	case "":
 		ps.required(path.At("port", "protocol"), "want "+protocols)
-	case "HTTPS", "GRPC-WEB", "MONGO":
-		ps.unsupported(path.At("port", "protocol"), p)
 	default:
 		ps.invalid(path.At("port", "protocol"), fmt.Sprintf("want %s, got %q", protocols, port.Protocol))
 	}

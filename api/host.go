@@ -3,13 +3,35 @@ package api
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/api/validate/content"
 )
 
 // A label of a host name. Compose allows "_" and capitals in a service's name, so they are allowed here.
-var hostLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$`)
+var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+// A label of what is no service's name: a namespace, a subset, a port.
+var dnsLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+// isName reports whether name is labels with dots between them.
+func isName(name string) bool {
+	for label := range strings.SplitSeq(name, ".") {
+		if !hostLabel.MatchString(label) {
+			return false
+		}
+	}
+	return len(name) <= 253
+}
+
+func isAddress(text string) bool {
+	_, err := netip.ParseAddr(text)
+	return err == nil
+}
 
 // checkHost says what is wrong with a host name without wildcard, or "".
 func checkHost(host string) string {
@@ -22,10 +44,9 @@ func checkHost(host string) string {
 	if len(host) > 253 {
 		return "want a host name of at most 253 characters"
 	}
-	for label := range strings.SplitSeq(host, ".") {
-		if !hostLabel.MatchString(label) {
-			return fmt.Sprintf("want a host name, got %q", host)
-		}
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if _, err := strconv.ParseUint(last, 10, 64); !isName(host) || err == nil && last != host { // a number is the end of an address
+		return fmt.Sprintf("want a host name, got %q", host)
 	}
 	return ""
 }
@@ -50,7 +71,7 @@ func checkGatewayName(name string) string {
 	if !qualified {
 		ns, short = DefaultNamespace, name
 	}
-	if checkHost(short) != "" || checkHost(ns) != "" || strings.Contains(ns, ".") {
+	if !dnsLabel.MatchString(ns) || qualified && !dnsLabel.MatchString(short) || !isName(short) {
 		return fmt.Sprintf("want mesh, a Gateway's name or namespace/name, got %q", name)
 	}
 	return ""
@@ -63,14 +84,34 @@ func checkPort(n uint32) string {
 	return ""
 }
 
-// checkLabels says what is wrong with labels that select workloads.
+// checkSelectorLabels says what is wrong with labels that select workloads.
+func checkSelectorLabels(ps *Problems, path Path, labels map[string]string) {
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		switch {
+		case key == "":
+			ps.invalid(path, "want a label with a name")
+		case strings.Contains(key, "*"):
+			ps.invalid(path.At(key), "want a name without wildcard")
+		}
+		if strings.Contains(labels[key], "*") {
+			ps.invalid(path.At(key), fmt.Sprintf("want a value without wildcard, got %q", labels[key]))
+		}
+	}
+}
+
+// checkLabels says what is wrong with labels
+// (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set).
 func checkLabels(ps *Problems, path Path, labels map[string]string) {
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		if key == "" {
 			ps.invalid(path, "want a label with a name")
+			continue
 		}
-		if strings.Contains(labels[key], "*") {
-			ps.invalid(path.At(key), fmt.Sprintf("want a value without wildcard, got %q", labels[key]))
+		if len(content.IsLabelKey(key)) > 0 {
+			ps.invalid(path.At(key), "want a label's name: letters, digits, -, _ and ., after a domain and a / or without")
+		}
+		if len(content.IsLabelValue(labels[key])) > 0 {
+			ps.invalid(path.At(key), fmt.Sprintf("want a label's value of at most 63 letters, digits, -, _ and ., the first and the last a letter or digit, got %q", labels[key]))
 		}
 	}
 }

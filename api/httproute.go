@@ -18,22 +18,47 @@ import (
 // maxDirectBody is the largest body of a directResponse, Istio's own limit.
 const maxDirectBody = 1 << 20
 
-func validateHTTPRoute(ps *Problems, path Path, route *networking.HTTPRoute, gateways []string) {
+func validateHTTPRoute(ps *Problems, path Path, route *networking.HTTPRoute) {
 	for i, match := range route.GetMatch() {
-		validateHTTPMatch(ps, path.At("match", i), match, gateways)
+		validateHTTPMatch(ps, path.At("match", i), match)
 	}
 	validateAnswerer(ps, path, route)
 	validateWeights(ps, path.At("route"), route.GetRoute())
 	validateRewrite(ps, path.At("rewrite"), route.GetRewrite())
-	validateDuration(ps, path.At("timeout"), route.GetTimeout(), 0)
+	validateDuration(ps, path.At("timeout"), route.GetTimeout(), time.Millisecond)
 	validateRetries(ps, path.At("retries"), route.GetRetries())
 	validateFault(ps, path.At("fault"), route.GetFault())
 	validateMirrors(ps, path, route)
 	validateCORS(ps, path.At("corsPolicy"), route.GetCorsPolicy())
 	validateHeaders(ps, path.At("headers"), route.GetHeaders())
+	validateAuthorities(ps, path, route)
 }
 
-// validateAnswerer checks that exactly one thing answers, and that nothing is asked for that has no effect beside it.
+// validateAuthorities refuses two fields that both say which authority a request has.
+func validateAuthorities(ps *Problems, path Path, route *networking.HTTPRoute) {
+	first := ""
+	if route.GetRewrite().GetAuthority() != "" {
+		first = "rewrite.authority"
+	}
+	ops := route.GetHeaders().GetRequest()
+	for _, f := range []struct {
+		name   string
+		fields map[string]string
+	}{{"set", ops.GetSet()}, {"add", ops.GetAdd()}} {
+		for _, name := range slices.Sorted(maps.Keys(f.fields)) {
+			at := path.At("headers", "request", f.name, name)
+			switch {
+			case !isAuthorityName(name):
+			case first != "":
+				ps.invalid(at, fmt.Sprintf("want none beside %s, which says the authority already", first))
+			default:
+				first = "headers.request." + f.name + "." + name
+			}
+		}
+	}
+}
+
+// validateAnswerer checks that exactly one thing answers, and that nothing is asked for that contradicts it.
 func validateAnswerer(ps *Problems, path Path, route *networking.HTTPRoute) {
 	var answers []string
 	for _, f := range []struct {
@@ -72,16 +97,31 @@ func validateAnswerer(ps *Problems, path Path, route *networking.HTTPRoute) {
 		name string
 		set  bool
 	}{
-		{"fault", route.GetFault() != nil}, {"rewrite", route.GetRewrite() != nil}, {"timeout", route.GetTimeout() != nil},
-		{"retries", route.GetRetries() != nil}, {"mirror", route.GetMirror() != nil}, {"mirrors", len(route.GetMirrors()) > 0},
+		{"fault", route.GetFault() != nil}, {"rewrite", route.GetRewrite() != nil},
 	} {
 		if f.set {
 			ps.invalid(path.At(f.name), fmt.Sprintf("want none beside %s: nothing is sent to a destination", answers[0]))
 		}
 	}
-	if route.GetHeaders().GetRequest() != nil {
-		ps.invalid(path.At("headers", "request"), fmt.Sprintf("want none beside %s: nothing is sent to a destination", answers[0]))
+}
+
+// Unsent are the fields of a route that say how it sends requests on, where it answers by itself: Istio accepts and ignores them.
+func Unsent(route *networking.HTTPRoute) (paths []string) {
+	if route.GetRedirect() == nil && route.GetDirectResponse() == nil {
+		return nil
 	}
+	for _, f := range []struct {
+		path string
+		set  bool
+	}{
+		{"timeout", route.GetTimeout() != nil}, {"retries", route.GetRetries() != nil}, {"mirror", route.GetMirror() != nil},
+		{"mirrors", len(route.GetMirrors()) > 0}, {"headers.request", route.GetHeaders().GetRequest() != nil},
+	} {
+		if f.set {
+			paths = append(paths, f.path)
+		}
+	}
+	return paths
 }
 
 func validateWeights(ps *Problems, path Path, routes []*networking.HTTPRouteDestination) {
@@ -111,10 +151,10 @@ func validateWeightSum(ps *Problems, path Path, destinations int, sum int64) {
 }
 
 func validateDelegate(ps *Problems, path Path, d *networking.Delegate) {
-	if d.Name == "" || checkHost(d.Name) != "" {
+	if !isName(d.Name) {
 		ps.invalid(path.At("name"), fmt.Sprintf("want the name of a VirtualService without hosts, got %q", d.Name))
 	}
-	if d.Namespace != "" && (checkHost(d.Namespace) != "" || strings.Contains(d.Namespace, ".")) {
+	if d.Namespace != "" && !dnsLabel.MatchString(d.Namespace) {
 		ps.invalid(path.At("namespace"), fmt.Sprintf("want a namespace, got %q", d.Namespace))
 	}
 }
@@ -154,8 +194,6 @@ func validateDirectResponse(ps *Problems, path Path, r *networking.HTTPDirectRes
 		name, size = "bytes", len(r.Body.GetBytes())
 	}
 	switch {
-	case r.Body.Specifier == nil:
-		ps.required(path.At("body"), "want string or bytes")
 	case size > maxDirectBody:
 		ps.invalid(path.At("body", name), fmt.Sprintf("want at most %d bytes, got %d", maxDirectBody, size))
 	case size > 0 && (r.Status == 204 || r.Status == 304):
@@ -180,14 +218,13 @@ func validateRewrite(ps *Problems, path Path, r *networking.HTTPRewrite) {
 	if r.Uri != "" {
 		ps.invalid(path, "want only one of uri and uriRegexRewrite")
 	}
-	re, err := regexp.Compile(regex.Match)
-	switch {
-	case regex.Match == "":
-		ps.required(path.At("match"), "want a regular expression")
-	case err != nil:
-		ps.invalid(path.At("match"), fmt.Sprintf("want a regular expression of RE2: %v", err))
-	default:
-		checkSubstitution(ps, path.At("rewrite"), regex.Rewrite, re.NumSubexp())
+	if msg := checkRegex(regex.Match); msg != "" {
+		ps.regexp(path.At("match"), msg)
+	} else {
+		checkSubstitution(ps, path.At("rewrite"), regex.Rewrite, regexp.MustCompile(regex.Match).NumSubexp())
+	}
+	if regex.Rewrite == "" {
+		ps.required(path.At("rewrite"), "want what takes the place of the match")
 	}
 	checkPathText(ps, path.At("rewrite"), regex.Rewrite)
 }
@@ -242,8 +279,8 @@ func validateDuration(ps *Problems, path Path, d *durationpb.Duration, smallest 
 	switch v := d.AsDuration(); {
 	case v < 0 || v < smallest:
 		ps.invalid(path, fmt.Sprintf("want a duration of at least %s, got %s", smallest, v))
-	case v > 0 && v < time.Millisecond:
-		ps.invalid(path, fmt.Sprintf("want a duration of at least 1ms, got %s", v))
+	case v%time.Millisecond != 0:
+		ps.invalid(path, fmt.Sprintf("want a duration of whole milliseconds, got %s", v))
 	}
 }
 
@@ -254,6 +291,19 @@ var retryConditions = []string{ //nolint:gochecknoglobals // a constant
 	"envoy-ratelimited", "retriable-status-codes", "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
 }
 
+// unmetConditions are valid and never met: Istio has no field for the headers that the one asks for, and the other is about HTTP/3.
+var unmetConditions = []string{"retriable-headers", "http3-post-connect-failure"} //nolint:gochecknoglobals // a constant
+
+// UnmetConditions are the conditions of r that no request meets, in Istio neither.
+func UnmetConditions(r *networking.HTTPRetry) (conditions []string) {
+	for _, c := range strings.Split(r.GetRetryOn(), ",") {
+		if c = strings.TrimSpace(c); slices.Contains(unmetConditions, c) {
+			conditions = append(conditions, c)
+		}
+	}
+	return conditions
+}
+
 func validateRetries(ps *Problems, path Path, r *networking.HTTPRetry) {
 	if r == nil {
 		return
@@ -261,7 +311,7 @@ func validateRetries(ps *Problems, path Path, r *networking.HTTPRetry) {
 	if r.Attempts < 0 {
 		ps.invalid(path.At("attempts"), fmt.Sprintf("want 0 or more, got %d", r.Attempts))
 	}
-	if r.Attempts == 0 && (r.PerTryTimeout != nil || r.RetryOn != "" || r.Backoff != nil) {
+	if r.Attempts == 0 && (r.PerTryTimeout != nil || r.RetryOn != "" || r.RetryRemoteLocalities != nil || r.Backoff != nil) {
 		ps.required(path.At("attempts"), "want 1 or more: 0 turns retries off, and with them the fields beside it")
 	}
 	validateDuration(ps, path.At("perTryTimeout"), r.PerTryTimeout, time.Millisecond)
@@ -278,8 +328,7 @@ func validateRetries(ps *Problems, path Path, r *networking.HTTPRetry) {
 			continue
 		}
 		switch {
-		case condition == "retriable-headers" || condition == "http3-post-connect-failure":
-			ps.unsupported(path.At("retryOn"), condition)
+		case slices.Contains(unmetConditions, condition):
 		case !slices.Contains(retryConditions, condition):
 			ps.invalid(path.At("retryOn"), fmt.Sprintf("want HTTP statuses and conditions of %s, got %q", strings.Join(retryConditions, ", "), condition))
 		}
@@ -295,11 +344,7 @@ func validateFault(ps *Problems, path Path, f *networking.HTTPFaultInjection) {
 	}
 	if d := f.Delay; d != nil {
 		path := path.At("delay")
-		if d.HttpDelayType == nil {
-			ps.required(path.At("fixedDelay"), "want a duration")
-		} else {
-			validateDuration(ps, path.At("fixedDelay"), d.GetFixedDelay(), time.Millisecond)
-		}
+		validateDuration(ps, path.At("fixedDelay"), d.GetFixedDelay(), time.Millisecond)
 		validatePercent(ps, path.At("percentage"), d.Percentage)
 	}
 	if a := f.Abort; a != nil {
@@ -313,8 +358,8 @@ func validateFault(ps *Problems, path Path, f *networking.HTTPFaultInjection) {
 			if _, ok := GRPCStatus(t.GrpcStatus); !ok {
 				ps.invalid(path.At("grpcStatus"), fmt.Sprintf("want a status's name, such as UNAVAILABLE, got %q", t.GrpcStatus))
 			}
-		default:
-			ps.required(path, "want httpStatus or grpcStatus")
+		case *networking.HTTPFaultInjection_Abort_Http2Error:
+			ps.unsupported(path.At("http2Error"), "")
 		}
 		validatePercent(ps, path.At("percentage"), a.Percentage)
 	}
@@ -343,9 +388,6 @@ func validateMirrors(ps *Problems, path Path, route *networking.HTTPRoute) {
 			ps.invalid(path, "want only one of mirror and mirrors")
 		}
 	}
-	if route.MirrorPercentage != nil && route.Mirror == nil {
-		ps.invalid(path.At("mirrorPercentage"), "want a mirror besides; each of mirrors has a percentage of its own")
-	}
 	validatePercent(ps, path.At("mirrorPercentage"), route.MirrorPercentage)
 	for i, m := range route.Mirrors {
 		validateDestination(ps, path.At("mirrors", i, "destination"), m.GetDestination())
@@ -360,7 +402,7 @@ func validateCORS(ps *Problems, path Path, c *networking.CorsPolicy) {
 	for i, m := range c.AllowOrigins {
 		validateStringMatch(ps, path.At("allowOrigins", i), m)
 	}
-	methods := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"}
+	methods := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
 	for i, m := range c.AllowMethods {
 		if !slices.Contains(methods, m) {
 			ps.invalid(path.At("allowMethods", i), fmt.Sprintf("want one of %s, got %q", strings.Join(methods, ", "), m))
@@ -377,8 +419,8 @@ func validateCORS(ps *Problems, path Path, c *networking.CorsPolicy) {
 		}
 	}
 	if d := c.MaxAge; d != nil {
-		if v := d.AsDuration(); v < 0 || v%time.Second != 0 {
-			ps.invalid(path.At("maxAge"), fmt.Sprintf("want whole seconds, 0 or more, got %s", v))
+		if v := d.AsDuration(); v <= 0 || v%time.Second != 0 {
+			ps.invalid(path.At("maxAge"), fmt.Sprintf("want whole seconds, 1s or more, got %s", v))
 		}
 	}
 }
@@ -432,7 +474,7 @@ func checkHeaderName(name string) string {
 	case lower == "host" || lower == ":authority":
 		return fmt.Sprintf("want a header other than %q, which can be set in a request, and nothing else", name)
 	case strings.HasPrefix(name, ":"):
-		return fmt.Sprintf("want a header, got the pseudo-header %q: rewrite changes the path", name)
+		return fmt.Sprintf("want a header's name, got %q, a pseudo-header: only the authority can be set, in a request", name)
 	case !headerName.MatchString(name):
 		return fmt.Sprintf("want a header's name, got %q", name)
 	case slices.Contains(hopHeaders, lower):

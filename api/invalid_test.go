@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/composure-mesh/composure/api"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
@@ -31,7 +33,7 @@ func TestInvalid(t *testing.T) {
 			continue
 		}
 		objects++
-		got := problems(t, "apiVersion: networking.istio.io/v1\nkind: "+kind+"\nmetadata: {name: x}\nspec: "+spec)
+		got := problemsOf(t, kinds, "apiVersion: "+apiVersionOf(kind)+"\nkind: "+kind+"\nmetadata: {name: x}\nspec: "+spec)
 		if len(got) == 0 {
 			t.Errorf("%s:%d: %s is valid", file, i+1, line)
 		}
@@ -39,8 +41,8 @@ func TestInvalid(t *testing.T) {
 			out.WriteString("  " + p + "\n")
 		}
 	}
-	if objects < 200 {
-		t.Errorf("%d objects, want at least 200", objects)
+	if objects < 280 {
+		t.Errorf("%d objects, want at least 280", objects)
 	}
 	text := strings.TrimSuffix(out.String(), "\n")
 	if *rewrite {
@@ -52,4 +54,36 @@ func TestInvalid(t *testing.T) {
 	if diff := cmp.Diff(string(raw), text); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", file, diff)
 	}
+}
+
+// TestValid holds that each object of testdata/valid.txt is taken.
+func TestValid(t *testing.T) {
+	raw, err := os.ReadFile("testdata/valid.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := 0
+	for line := range strings.Lines(string(raw)) {
+		kind, spec, _ := strings.Cut(line, " ")
+		if !strings.HasPrefix(spec, "{") {
+			continue
+		}
+		objects++
+		for _, p := range problemsOf(t, kinds, "apiVersion: "+apiVersionOf(kind)+"\nkind: "+kind+"\nmetadata: {name: x}\nspec: "+spec) {
+			t.Errorf("%s%s", line, p)
+		}
+	}
+	if objects == 0 {
+		t.Error("no objects")
+	}
+}
+
+// apiVersionOf is the preferred one of the kind of this name.
+func apiVersionOf(kind string) string {
+	for _, k := range kinds {
+		if k.Kind == kind {
+			return k.APIVersion()
+		}
+	}
+	return api.NetworkingGroup + "/v1"
 }

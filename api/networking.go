@@ -12,7 +12,7 @@ const NetworkingGroup = "networking.istio.io"
 const networkingPackage = "istio.networking.v1alpha3"
 
 func networkingKinds() []*Kind {
-	return []*Kind{DestinationRule(), Gateway(), ServiceEntry(), Sidecar(), VirtualService()}
+	return []*Kind{DestinationRule(), Gateway(), ServiceEntry(), Sidecar(), VirtualService(), WorkloadEntry()}
 }
 
 // networkingKind completes k, whose spec is a message like newSpec's, of which the supported fields may be set.
@@ -29,10 +29,13 @@ func networkingKind(k Kind, newSpec func() proto.Message, supported fieldSet) *K
 }
 
 // networkingFields is the set of "<message>.<field>" of the group's messages.
-func networkingFields(names ...string) fieldSet {
+func networkingFields(names ...string) fieldSet { return fieldsOf(networkingPackage, names) }
+
+// fieldsOf are fields of a protobuf package.
+func fieldsOf(protoPackage string, names []string) fieldSet {
 	set := fieldSet{}
 	for _, n := range names {
-		set[protoreflect.FullName(networkingPackage+"."+n)] = true
+		set[protoreflect.FullName(protoPackage+"."+n)] = true
 	}
 	return set
 }

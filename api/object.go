@@ -95,6 +95,16 @@ func checkDepth(raw []byte) error {
 // Decode decodes and validates content, which it keeps. A missing namespace is DefaultNamespace; a status is
 // dropped, since nobody but the mesh writes one.
 func Decode(kinds []*Kind, content map[string]any) (*Object, error) {
+	o, ps := Read(kinds, content)
+	if err := ps.Err(); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// Read is Decode, but has the object, too, where it can be read and is not valid: to tell what else is wrong with it. Any of
+// its fields may be missing. Nil is what can't be read.
+func Read(kinds []*Kind, content map[string]any) (*Object, Problems) {
 	apiVersion, _ := content["apiVersion"].(string)
 	name, _ := content["kind"].(string)
 	kind, err := Find(kinds, apiVersion, name)
@@ -104,29 +114,59 @@ func Decode(kinds []*Kind, content map[string]any) (*Object, error) {
 	o := &Object{Kind: kind, Content: content}
 	var ps Problems
 	for _, key := range slices.Sorted(maps.Keys(content)) {
-		switch key {
-		case "apiVersion", "kind", "metadata", "spec":
-		case "status":
+		switch {
+		case key == "apiVersion", key == "kind", key == "metadata":
+		case key == "spec" && kind.body == nil, slices.Contains(kind.body, key):
+		case key == "status":
 			delete(content, key)
 		default:
 			ps.invalid(Path{key}, "unknown field")
 		}
 	}
 	ps = append(ps, o.decodeMeta()...)
+	if _, written := o.Meta.Annotations[DryRunAnnotation]; written && kind.Kind != "AuthorizationPolicy" {
+		ps.invalid(Path{"metadata", "annotations", DryRunAnnotation}, "want it for an AuthorizationPolicy alone")
+	}
 	spec, ok := content["spec"].(map[string]any)
-	if !ok {
+	if kind.body != nil {
+		spec, ok = o.body(), true
+	}
+	if !ok && (content["spec"] != nil || !kind.bare) {
 		ps.required(Path{"spec"}, "want an object")
 		return nil, ps
 	}
 	var specProblems Problems
 	o.Spec, specProblems = kind.decodeSpec(spec)
-	if len(specProblems) == 0 {
-		specProblems = kind.validate(o)
+	if kind.body != nil {
+		o.setBody(spec)
 	}
-	if err := append(ps, specProblems...).Err(); err != nil {
-		return nil, err
+	if len(specProblems) > 0 {
+		return nil, append(ps, specProblems...)
 	}
-	return o, nil
+	readable := len(ps) == 0
+	ps = append(ps, kind.validate(o)...)
+	if !readable {
+		return nil, ps
+	}
+	return o, ps
+}
+
+// body are the fields of an object without a spec.
+func (o *Object) body() map[string]any {
+	body := map[string]any{}
+	for _, field := range o.Kind.body {
+		if v, ok := o.Content[field]; ok {
+			body[field] = v
+		}
+	}
+	return body
+}
+
+func (o *Object) setBody(body map[string]any) {
+	for _, field := range o.Kind.body {
+		delete(o.Content, field)
+	}
+	maps.Copy(o.Content, body)
 }
 
 func asProblem(err error) Problem {

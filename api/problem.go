@@ -45,6 +45,9 @@ type Problem struct { //nolint:errname // it is what people are told, and an err
 	Cause  metav1.CauseType
 	Path   Path
 	Detail string
+	// Code is the number of Istio's own message about it, where there is one more special than IST0106
+	// (https://istio.io/latest/docs/reference/config/analysis/).
+	Code string
 }
 
 // Error is "<path>: <detail>".
@@ -77,6 +80,13 @@ func (ps Problems) Err() error {
 
 func (ps *Problems) add(cause metav1.CauseType, path Path, detail string) {
 	*ps = append(*ps, Problem{Cause: cause, Path: path, Detail: detail})
+}
+
+// invalidRegexp is the code of an expression that is none.
+const invalidRegexp = "IST0122"
+
+func (ps *Problems) regexp(path Path, detail string) {
+	*ps = append(*ps, Problem{Cause: metav1.CauseTypeFieldValueInvalid, Path: path, Detail: detail, Code: invalidRegexp})
 }
 
 func (ps *Problems) invalid(path Path, detail string) {

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -27,12 +29,11 @@ func ServiceEntry() *Kind {
 }
 
 func serviceEntryFields() fieldSet {
-	return networkingFields(
+	return networkingFields(slices.Concat(workloadEntryFields, []string{
 		"ServiceEntry.hosts", "ServiceEntry.addresses", "ServiceEntry.ports", "ServiceEntry.location", "ServiceEntry.resolution",
-		"ServiceEntry.endpoints", "ServiceEntry.export_to",
-		"ServicePort.number", "ServicePort.protocol", "ServicePort.name",
-		"WorkloadEntry.address", "WorkloadEntry.ports", "WorkloadEntry.labels",
-	)
+		"ServiceEntry.endpoints", "ServiceEntry.workload_selector", "WorkloadSelector.labels", "ServiceEntry.subject_alt_names", "ServiceEntry.export_to",
+		"ServicePort.number", "ServicePort.protocol", "ServicePort.name", "ServicePort.target_port",
+	})...)
 }
 
 func validateServiceEntry(o *Object) Problems {
@@ -49,33 +50,50 @@ func validateServiceEntry(o *Object) Problems {
 			ps.invalid(spec.At("hosts", i), msg)
 		case host == "*":
 			ps.invalid(spec.At("hosts", i), `want a host, or "*.suffix": "*" would be everything`)
-		case strings.HasPrefix(host, "*") && !none:
-			ps.invalid(spec.At("hosts", i), fmt.Sprintf("want a host without wildcard, or resolution NONE, got %q", host))
+		case strings.HasPrefix(host, "*") && !none && se.Resolution != networking.ServiceEntry_STATIC && len(se.Endpoints) == 0 && se.WorkloadSelector == nil:
+			ps.invalid(spec.At("hosts", i), fmt.Sprintf("want a host without wildcard, or endpoints, or resolution NONE, got %q", host))
 		}
 	}
-	validateExportTo(&ps, se.ExportTo)
+	validateExportTo(&ps, o, se.ExportTo)
 	for i, a := range se.Addresses {
 		if _, err := netip.ParseAddr(a); err != nil {
 			if _, err := netip.ParsePrefix(a); err != nil {
 				ps.invalid(spec.At("addresses", i), fmt.Sprintf("want an address or a CIDR, got %q", a))
+			} else if !none && se.Resolution != networking.ServiceEntry_STATIC {
+				ps.invalid(spec.At("addresses", i), fmt.Sprintf("want an address with resolution %s: a CIDR is for NONE and STATIC", se.Resolution))
 			}
 		}
 	}
-	if se.Location != networking.ServiceEntry_MESH_EXTERNAL {
-		ps.unsupported(spec.At("location"), se.Location.String())
-	}
 	names := validateServicePorts(&ps, spec.At("ports"), se)
+	if i := slices.IndexFunc(se.Ports, isBytes); i >= 0 && !none && len(se.Hosts) > 1 {
+		ps.invalid(spec.At("hosts"), fmt.Sprintf("want one host with ports[%d] of protocol %s, on which nothing tells hosts apart, got %d", i, cmp.Or(strings.ToUpper(se.Ports[i].GetProtocol()), "TCP"), len(se.Hosts)))
+	}
+	if s := se.WorkloadSelector; s != nil {
+		checkSelectorLabels(&ps, spec.At("workloadSelector", "labels"), s.Labels)
+		if len(se.Endpoints) > 0 {
+			ps.invalid(spec.At("endpoints"), "want none beside workloadSelector, which finds them")
+		}
+	}
+	for i, name := range se.SubjectAltNames {
+		if name == "" {
+			ps.invalid(spec.At("subjectAltNames", i), "want a name of a certificate")
+		}
+	}
 	switch {
 	case none:
 		if len(se.Endpoints) > 0 {
 			ps.invalid(spec.At("endpoints"), "want none with resolution NONE, which goes to the address that was dialled: STATIC uses them")
 		}
 	case se.Resolution == networking.ServiceEntry_STATIC:
-		if len(se.Endpoints) == 0 {
-			ps.required(spec.At("endpoints"), "want at least one with resolution STATIC")
+		for i, e := range se.Endpoints {
+			validateEndpoint(&ps, spec.At("endpoints", i), e, names, false)
+		}
+	case se.Resolution == networking.ServiceEntry_DNS, se.Resolution == networking.ServiceEntry_DNS_ROUND_ROBIN:
+		if se.Resolution == networking.ServiceEntry_DNS_ROUND_ROBIN && len(se.Endpoints) > 1 {
+			ps.invalid(spec.At("endpoints"), fmt.Sprintf("want at most one with resolution DNS_ROUND_ROBIN, got %d", len(se.Endpoints)))
 		}
 		for i, e := range se.Endpoints {
-			validateEndpoint(&ps, spec.At("endpoints", i), e, names)
+			validateEndpoint(&ps, spec.At("endpoints", i), e, names, true)
 		}
 	default:
 		ps.unsupported(spec.At("resolution"), se.Resolution.String())
@@ -83,11 +101,36 @@ func validateServiceEntry(o *Object) Problems {
 	return ps
 }
 
+// isBytes reports whether a port carries neither HTTP nor TLS.
+func isBytes(p *networking.ServicePort) bool {
+	return !slices.Contains([]string{"HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTPS", "TLS"}, strings.ToUpper(p.GetProtocol()))
+}
+
+// UnusedEntry is what nothing comes of in an entry, by the path of the field: Istio accepts it and warns.
+func UnusedEntry(se *networking.ServiceEntry) map[string]string {
+	unused := map[string]string{}
+	if len(se.Ports) == 0 {
+		unused["ports"] = "there are none, so nothing is sent to the hosts by this entry"
+	}
+	if se.Resolution == networking.ServiceEntry_NONE {
+		const dialled = "it is not used with resolution NONE, which goes to the address and the port that were dialled"
+		if se.WorkloadSelector != nil {
+			unused["workloadSelector"] = dialled
+		}
+		for i, p := range se.Ports {
+			if p.GetTargetPort() != 0 {
+				unused[fmt.Sprintf("ports[%d].targetPort", i)] = dialled
+			}
+		}
+	}
+	if se.Resolution == networking.ServiceEntry_STATIC && len(se.Endpoints) == 0 && se.WorkloadSelector == nil {
+		unused["endpoints"] = "there are none, and no workloadSelector that finds any: requests get 503"
+	}
+	return unused
+}
+
 // validateServicePorts yields the ports' numbers by name.
 func validateServicePorts(ps *Problems, path Path, se *networking.ServiceEntry) map[string]uint32 {
-	if len(se.Ports) == 0 {
-		ps.required(path, "want at least one port")
-	}
 	names, numbers := map[string]uint32{}, map[uint32]bool{}
 	for i, p := range se.Ports {
 		if msg := checkPort(p.GetNumber()); msg != "" {
@@ -96,36 +139,32 @@ func validateServicePorts(ps *Problems, path Path, se *networking.ServiceEntry) 
 			ps.invalid(path.At(i, "number"), fmt.Sprintf("%d is listed twice", p.Number))
 		}
 		numbers[p.GetNumber()] = true
-		if p.GetName() == "" {
-			ps.required(path.At(i, "name"), "want a name")
+		if p.GetTargetPort() != 0 {
+			if msg := checkPort(p.TargetPort); msg != "" {
+				ps.invalid(path.At(i, "targetPort"), msg)
+			}
+		}
+		if msg := checkPortName(p.GetName()); msg != "" {
+			ps.invalid(path.At(i, "name"), msg)
 		} else if _, taken := names[p.Name]; taken {
 			ps.invalid(path.At(i, "name"), fmt.Sprintf("want a name of its own, got %q again", p.Name))
 		}
 		names[p.GetName()] = p.GetNumber()
 		switch protocol := strings.ToUpper(p.GetProtocol()); protocol {
-		case "HTTP", "HTTP2", "GRPC", "HTTPS", "TLS":
-		case "TCP", "":
-			if len(se.Addresses) == 0 && se.Resolution != networking.ServiceEntry_NONE {
-				ps.required(Path{"spec", "addresses"}, fmt.Sprintf("want the addresses that clients dial: nothing else tells connections to port %d, of protocol TCP, from others", p.GetNumber()))
-			}
+		case "HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTPS", "TLS", "TCP", "MONGO", "MYSQL", "REDIS", "":
 		default:
-			ps.invalid(path.At(i, "protocol"), fmt.Sprintf("want HTTP, HTTP2, GRPC, HTTPS, TLS or TCP, got %q", p.GetProtocol()))
+			ps.invalid(path.At(i, "protocol"), fmt.Sprintf("want HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, TCP, MONGO, MYSQL or REDIS, got %q", p.GetProtocol()))
 		}
 	}
 	return names
 }
 
-func validateEndpoint(ps *Problems, path Path, e *networking.WorkloadEntry, ports map[string]uint32) {
-	if _, err := netip.ParseAddr(e.GetAddress()); err != nil {
-		ps.invalid(path.At("address"), fmt.Sprintf("want an IP address with resolution STATIC, got %q", e.GetAddress()))
-	}
-	for name, number := range e.GetPorts() {
-		switch of, known := ports[name]; {
-		case !known:
+// validateEndpoint checks an endpoint, whose ports are named as those of its entry.
+func validateEndpoint(ps *Problems, path Path, e *networking.WorkloadEntry, ports map[string]uint32, resolved bool) {
+	validateWorkload(ps, path, e, resolved)
+	for name := range e.GetPorts() {
+		if _, known := ports[name]; !known {
 			ps.invalid(path.At("ports", name), fmt.Sprintf("want the name of one of spec.ports, got %q", name))
-		case of != number:
-			ps.unsupported(path.At("ports", name), fmt.Sprintf("a port other than the service's own, %d,", of))
 		}
 	}
-	checkLabels(ps, path.At("labels"), e.GetLabels())
 }

@@ -31,13 +31,13 @@ func validateSidecar(o *Object) Problems {
 	s := o.Spec.(*networking.Sidecar)
 	var ps Problems
 	if w := s.WorkloadSelector; w != nil {
-		if len(w.Labels) == 0 {
-			ps.required(Path{"spec", "workloadSelector", "labels"}, "want at least one label, or no workloadSelector for all workloads of the namespace")
-		}
-		checkLabels(&ps, Path{"spec", "workloadSelector", "labels"}, w.Labels)
+		checkSelectorLabels(&ps, Path{"spec", "workloadSelector", "labels"}, w.Labels)
 	}
 	if len(s.Egress) == 0 && s.OutboundTrafficPolicy == nil {
 		ps.required(Path{"spec", "egress"}, "want hosts here, or an outboundTrafficPolicy: this says nothing")
+	}
+	if len(s.Egress) > 1 { // without ports of their own
+		ps.invalid(Path{"spec", "egress"}, fmt.Sprintf("want one listener without port, got %d: it takes the hosts of all", len(s.Egress)))
 	}
 	for i, e := range s.Egress {
 		path := Path{"spec", "egress", i, "hosts"}
@@ -49,8 +49,8 @@ func validateSidecar(o *Object) Problems {
 			switch {
 			case !qualified:
 				ps.invalid(path.At(j), fmt.Sprintf("want namespace/host, such as ./* or */reviews.default.svc.cluster.local, got %q", host))
-			case ns != "*" && ns != "." && (strings.Contains(ns, ".") || checkHost(ns) != ""):
-				ps.invalid(path.At(j), fmt.Sprintf("want a namespace, *, or . before the /, got %q", host))
+			case ns != "*" && ns != "." && ns != "~" && !dnsLabel.MatchString(ns):
+				ps.invalid(path.At(j), fmt.Sprintf("want a namespace, *, . or ~ before the /, got %q", host))
 			case checkHostOrWildcard(name) != "":
 				ps.invalid(path.At(j), checkHostOrWildcard(name))
 			}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -95,6 +96,9 @@ func (w *strictWalk) field(path Path, fd protoreflect.FieldDescriptor, value any
 		}
 		today := map[string]any{}
 		for _, key := range slices.Sorted(maps.Keys(object)) {
+			if _, err := strconv.ParseUint(key, 10, 32); err != nil && fd.MapKey().Kind() == protoreflect.Uint32Kind {
+				w.problems.invalid(path.At(key), "want a number as the key, got "+describe(key))
+			}
 			today[key] = w.single(path.At(key), fd.MapValue(), object[key])
 		}
 		return today
@@ -262,10 +266,18 @@ func oneofNames(d protoreflect.OneofDescriptor) string {
 
 // suggest names the field that was likely meant.
 func suggest(d protoreflect.MessageDescriptor, key string) string {
+	names := make([]string, d.Fields().Len())
+	for i := range names {
+		names[i] = d.Fields().Get(i).JSONName()
+	}
+	return suggestOf(names, key)
+}
+
+// suggestOf names which of names was likely meant.
+func suggestOf(names []string, key string) string {
 	best, distance := "", 3
 	plain := strings.ToLower(strings.ReplaceAll(key, "_", ""))
-	for i := range d.Fields().Len() {
-		name := d.Fields().Get(i).JSONName()
+	for _, name := range names {
 		if n := editDistance(plain, strings.ToLower(name)); n < distance && n < len(name)/2 {
 			best, distance = name, n
 		}

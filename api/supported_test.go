@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	networking "istio.io/api/networking/v1"
+	security "istio.io/api/security/v1"
 )
 
 // Every supported field exists, can be reached from its kind's spec, and has a type that the strict walk checks.
@@ -22,8 +23,13 @@ func TestSupportedFields(t *testing.T) {
 		"VirtualService":  {&networking.VirtualService{}, virtualServiceFields()},
 		"DestinationRule": {&networking.DestinationRule{}, destinationRuleFields()},
 		"ServiceEntry":    {&networking.ServiceEntry{}, serviceEntryFields()},
+		"WorkloadEntry":   {&networking.WorkloadEntry{}, networkingFields(workloadEntryFields...)},
 		"Sidecar":         {&networking.Sidecar{}, sidecarFields()},
 		"Gateway":         {&networking.Gateway{}, gatewayFields()},
+
+		"AuthorizationPolicy":   {&security.AuthorizationPolicy{}, authorizationPolicyFields()},
+		"PeerAuthentication":    {&security.PeerAuthentication{}, peerAuthenticationFields()},
+		"RequestAuthentication": {&security.RequestAuthentication{}, requestAuthenticationFields()},
 	}
 	for name, c := range cases {
 		reached := fieldSet{}

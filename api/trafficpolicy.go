@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/api/networking/v1"
 )
 
@@ -18,6 +20,9 @@ type trafficPolicy interface {
 }
 
 func validateTrafficPolicy(ps *Problems, path Path, policy *networking.TrafficPolicy) {
+	if policy != nil && proto.Size(policy) == 0 {
+		ps.required(path, "want at least one field of a policy: this says nothing")
+	}
 	validatePolicy(ps, path, policy)
 	ports := map[uint32]int{}
 	for i, p := range policy.GetPortLevelSettings() {
@@ -33,7 +38,13 @@ func validateTrafficPolicy(ps *Problems, path Path, policy *networking.TrafficPo
 		} else {
 			ports[number] = i
 		}
+		if p.GetLoadBalancer() == nil && p.GetConnectionPool() == nil && p.GetOutlierDetection() == nil && p.GetTls() == nil {
+			ps.required(at, "want loadBalancer, connectionPool, outlierDetection or tls: this says nothing of its port")
+		}
 		validatePolicy(ps, at, p)
+	}
+	if policy.GetProxyProtocol() != nil && policy.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH {
+		ps.invalid(path.At("proxyProtocol"), "can't be with loadBalancer.simple PASSTHROUGH, which leaves connections as they are")
 	}
 	if b := policy.GetRetryBudget(); b != nil {
 		if v := b.GetPercent().GetValue(); v < 0 || v > 100 {
@@ -46,10 +57,7 @@ func validatePolicy(ps *Problems, path Path, p trafficPolicy) {
 	validateLoadBalancer(ps, path.At("loadBalancer"), p.GetLoadBalancer())
 	validateConnectionPool(ps, path.At("connectionPool"), p.GetConnectionPool())
 	validateOutlierDetection(ps, path.At("outlierDetection"), p.GetOutlierDetection())
-	// Mutual TLS is what this mesh does wherever the endpoint has a proxy.
-	if tls := p.GetTls(); tls != nil && tls.Mode != networking.ClientTLSSettings_ISTIO_MUTUAL && tls.Mode != networking.ClientTLSSettings_DISABLE {
-		ps.unsupported(path.At("tls", "mode"), tls.Mode.String())
-	}
+	validateClientTLS(ps, path.At("tls"), p.GetTls())
 }
 
 func validateLoadBalancer(ps *Problems, path Path, lb *networking.LoadBalancerSettings) {
@@ -70,6 +78,7 @@ func validateLoadBalancer(ps *Problems, path Path, lb *networking.LoadBalancerSe
 			ps.invalid(at, "want it with ROUND_ROBIN or LEAST_REQUEST only: no other load balancer warms endpoints up")
 		}
 	}
+	validateLocalities(ps, path.At("localityLbSetting"), lb.GetLocalityLbSetting())
 	if h := lb.GetConsistentHash(); h != nil {
 		validateHash(ps, path.At("consistentHash"), h)
 	}
@@ -78,7 +87,7 @@ func validateLoadBalancer(ps *Problems, path Path, lb *networking.LoadBalancerSe
 // Bounds of consistent hashing, Envoy's own.
 const (
 	maxRingSize   = 8 << 20
-	maxMaglevSize = 5_000_011
+	maxMaglevSize = 5_000_010 // Istio's, which leaves out the largest prime of Envoy's
 )
 
 func validateHash(ps *Problems, path Path, h *networking.LoadBalancerSettings_ConsistentHashLB) {
@@ -97,7 +106,7 @@ func validateHash(ps *Problems, path Path, h *networking.LoadBalancerSettings_Co
 	if size := h.GetRingHash().GetMinimumRingSize(); size > maxRingSize {
 		ps.invalid(path.At("ringHash", "minimumRingSize"), fmt.Sprintf("want at most %d, got %d", maxRingSize, size))
 	}
-	if m := h.GetMaglev(); m != nil && m.TableSize != 0 && (m.TableSize > maxMaglevSize || !isPrime(m.TableSize)) {
+	if m := h.GetMaglev(); m != nil && (m.TableSize > maxMaglevSize || !isPrime(m.TableSize)) {
 		ps.invalid(path.At("maglev", "tableSize"), fmt.Sprintf("want a prime of at most %d, got %d", maxMaglevSize, m.TableSize))
 	}
 }
@@ -156,6 +165,7 @@ func validateConnectionPool(ps *Problems, path Path, p *networking.ConnectionPoo
 		{path.At("http", "http2MaxRequests"), http.GetHttp2MaxRequests()},
 		{path.At("http", "maxRequestsPerConnection"), http.GetMaxRequestsPerConnection()},
 		{path.At("http", "maxRetries"), http.GetMaxRetries()},
+		{path.At("http", "maxConcurrentStreams"), http.GetMaxConcurrentStreams()},
 	} {
 		if f.value < 0 {
 			ps.invalid(f.path, fmt.Sprintf("want 0, which is no bound, or more, got %d", f.value))
@@ -163,7 +173,25 @@ func validateConnectionPool(ps *Problems, path Path, p *networking.ConnectionPoo
 	}
 	validateDuration(ps, path.At("tcp", "connectTimeout"), tcp.GetConnectTimeout(), time.Millisecond)
 	validateDuration(ps, path.At("tcp", "maxConnectionDuration"), tcp.GetMaxConnectionDuration(), time.Millisecond)
+	validateDuration(ps, path.At("tcp", "idleTimeout"), tcp.GetIdleTimeout(), 0)
 	validateDuration(ps, path.At("http", "idleTimeout"), http.GetIdleTimeout(), time.Millisecond)
+	if http.GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE {
+		ps.unsupported(path.At("http", "h2UpgradePolicy"), "UPGRADE")
+	}
+	if http.GetUseClientProtocol() {
+		ps.unsupported(path.At("http", "useClientProtocol"), "true")
+	}
+	if k := http.GetHttp2KeepAlive(); k != nil {
+		for _, f := range []struct {
+			name string
+			d    *durationpb.Duration
+		}{{"interval", k.Interval}, {"timeout", k.Timeout}} {
+			if f.d == nil {
+				ps.required(path.At("http", "http2KeepAlive", f.name), "want a duration")
+			}
+			validateDuration(ps, path.At("http", "http2KeepAlive", f.name), f.d, time.Millisecond)
+		}
+	}
 	if k := tcp.GetTcpKeepalive(); k != nil {
 		at := path.At("tcp", "tcpKeepalive")
 		for _, f := range []struct {
@@ -195,7 +223,7 @@ func validateOutlierDetection(ps *Problems, path Path, o *networking.OutlierDete
 			ps.invalid(path.At(f.name), fmt.Sprintf("want a percentage between 0 and 100, got %d", f.value))
 		}
 	}
-	if o.ConsecutiveLocalOriginFailures != nil && !o.SplitExternalLocalOriginErrors {
+	if o.ConsecutiveLocalOriginFailures.GetValue() > 0 && !o.SplitExternalLocalOriginErrors {
 		ps.invalid(path.At("consecutiveLocalOriginFailures"), "want splitExternalLocalOriginErrors: true besides: without it such failures count as 5xx")
 	}
 }

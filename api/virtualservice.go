@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -48,7 +49,7 @@ func virtualServiceFields() fieldSet {
 		"HTTPMatchRequest.name", "HTTPMatchRequest.uri", "HTTPMatchRequest.scheme", "HTTPMatchRequest.method",
 		"HTTPMatchRequest.authority", "HTTPMatchRequest.headers", "HTTPMatchRequest.without_headers",
 		"HTTPMatchRequest.port", "HTTPMatchRequest.source_labels", "HTTPMatchRequest.source_namespace",
-		"HTTPMatchRequest.gateways", "HTTPMatchRequest.query_params", "HTTPMatchRequest.ignore_uri_case",
+		"HTTPMatchRequest.gateways", "HTTPMatchRequest.query_params", "HTTPMatchRequest.ignore_uri_case", "HTTPMatchRequest.stat_prefix",
 		"StringMatch.exact", "StringMatch.prefix", "StringMatch.regex",
 		"HTTPRouteDestination.destination", "HTTPRouteDestination.weight", "HTTPRouteDestination.headers",
 		"Destination.host", "Destination.subset", "Destination.port", "PortSelector.number",
@@ -86,18 +87,18 @@ func validateVirtualService(o *Object) Problems {
 	} else {
 		validateVirtualHosts(&ps, vs.Hosts, inMesh)
 	}
-	validateExportTo(&ps, vs.ExportTo)
+	validateExportTo(&ps, o, vs.ExportTo)
 	if len(vs.Http)+len(vs.Tls)+len(vs.Tcp) == 0 {
 		ps.required(Path{"spec", "http"}, "want at least one route, here or in tls or tcp")
 	}
 	for i, route := range vs.Http {
-		validateHTTPRoute(&ps, Path{"spec", "http", i}, route, vs.Gateways)
+		validateHTTPRoute(&ps, Path{"spec", "http", i}, route)
 	}
 	for i, route := range vs.Tls {
-		validateTLSRoute(&ps, Path{"spec", "tls", i}, route, vs.Hosts, vs.Gateways)
+		validateTLSRoute(&ps, Path{"spec", "tls", i}, route, vs.Hosts)
 	}
 	for i, route := range vs.Tcp {
-		validateTCPRoute(&ps, Path{"spec", "tcp", i}, route, vs.Gateways)
+		validateTCPRoute(&ps, Path{"spec", "tcp", i}, route)
 	}
 	return ps
 }
@@ -133,20 +134,29 @@ func validateDelegateTarget(ps *Problems, o *Object) {
 	}
 }
 
-// validateExportTo checks who may see an object: ".", "*", "~", or namespaces.
-func validateExportTo(ps *Problems, exportTo []string) {
+// validateExportTo checks who may see o: ".", its own namespace, "*" or namespaces; "~" for a ServiceEntry.
+func validateExportTo(ps *Problems, o *Object, exportTo []string) {
+	own := o.Meta.Namespace
+	_, entry := o.Spec.(*networking.ServiceEntry)
 	for i, ns := range exportTo {
 		path := Path{"spec", "exportTo", i}
 		switch {
+		case ns == "*" && len(exportTo) > 1:
+			ps.invalid(path, `want "*", everybody, to stand alone`)
 		case ns == "." || ns == "*":
+		case ns == "~" && !entry:
+			ps.invalid(path, `want ".", "*" or a namespace: "~", nobody, is for a ServiceEntry`)
 		case ns == "~":
 			if len(exportTo) > 1 {
 				ps.invalid(path, `want "~", nobody, to stand alone`)
 			}
-		case checkHost(ns) != "" || strings.Contains(ns, "."):
-			ps.invalid(path, fmt.Sprintf(`want ".", "*", "~" or a namespace, got %q`, ns))
+		case !dnsLabel.MatchString(ns):
+			ps.invalid(path, fmt.Sprintf(`want ".", "*" or a namespace, got %q`, ns))
 		}
-		if slices.Contains(exportTo[:i], ns) {
+		named := func(other string) bool {
+			return cmp.Or(strings.TrimPrefix(other, "."), own) == cmp.Or(strings.TrimPrefix(ns, "."), own)
+		}
+		if slices.ContainsFunc(exportTo[:i], named) {
 			ps.invalid(path, fmt.Sprintf("%q is listed twice", ns))
 		}
 	}
@@ -158,14 +168,17 @@ func validateVirtualHosts(ps *Problems, hosts []string, inMesh bool) {
 	}
 	for i, host := range hosts {
 		path := Path{"spec", "hosts", i}
-		if msg := checkHostOrWildcard(host); msg != "" {
+		if msg := checkHostOrWildcard(host); msg != "" && !isAddress(host) {
 			ps.invalid(path, msg)
+			continue
 		}
 		if host == "*" && inMesh {
 			ps.invalid(path, `"*" is for gateways only, since it would take the traffic of every service: name the hosts, or a gateway in spec.gateways`)
 		}
 		if slices.Contains(hosts[:i], host) {
 			ps.invalid(path, fmt.Sprintf("%q is listed twice", host))
+		} else if j := slices.IndexFunc(hosts, func(other string) bool { return other != host && coveredByAny(host, []string{other}) }); j >= 0 && (!inMesh || hosts[j] != "*") {
+			ps.invalid(path, fmt.Sprintf("want no host that %q takes in already, got %q", hosts[j], host))
 		}
 	}
 }
@@ -175,8 +188,10 @@ func validateDestination(ps *Problems, path Path, d *networking.Destination) {
 		ps.required(path, "want a destination with a host")
 		return
 	}
-	if msg := checkHost(d.Host); msg != "" {
+	if msg := checkHostOrWildcard(d.Host); msg != "" {
 		ps.invalid(path.At("host"), msg)
+	} else if d.Host == "*" {
+		ps.invalid(path.At("host"), `want a host, or the "*.suffix" of a ServiceEntry: "*" is everything`)
 	}
 	if d.Subset != "" {
 		if msg := checkSubset(d.Subset); msg != "" {
@@ -190,7 +205,7 @@ func validateDestination(ps *Problems, path Path, d *networking.Destination) {
 	}
 }
 
-func validateHTTPMatch(ps *Problems, path Path, m *networking.HTTPMatchRequest, gateways []string) {
+func validateHTTPMatch(ps *Problems, path Path, m *networking.HTTPMatchRequest) {
 	for _, f := range []struct {
 		name  string
 		match *networking.StringMatch
@@ -205,22 +220,53 @@ func validateHTTPMatch(ps *Problems, path Path, m *networking.HTTPMatchRequest, 
 	if m.GetPort() > math.MaxUint16 {
 		ps.invalid(path.At("port"), checkPort(m.GetPort()))
 	}
-	checkLabels(ps, path.At("sourceLabels"), m.GetSourceLabels())
-	validateMatchGateways(ps, path.At("gateways"), m.GetGateways(), gateways)
+	validateMatchedSource(ps, path, m)
+	validateMatchGateways(ps, path.At("gateways"), m.GetGateways())
 }
 
-// validateMatchGateways checks those of a match against those of the object.
-func validateMatchGateways(ps *Problems, path Path, of, gateways []string) {
-	for i, name := range of {
-		if name == MeshGateway {
-			continue
-		}
-		if msg := checkGatewayName(name); msg != "" {
+// validateMatchedSource checks what a match says of the workload that sends.
+func validateMatchedSource(ps *Problems, path Path, m interface {
+	GetSourceLabels() map[string]string
+	GetSourceNamespace() string
+},
+) {
+	checkLabels(ps, path.At("sourceLabels"), m.GetSourceLabels())
+	if ns := m.GetSourceNamespace(); ns != "" && !dnsLabel.MatchString(ns) {
+		ps.invalid(path.At("sourceNamespace"), fmt.Sprintf("want a namespace, got %q", ns))
+	}
+}
+
+func validateMatchGateways(ps *Problems, path Path, gateways []string) {
+	for i, name := range gateways {
+		if msg := checkGatewayName(name); name != MeshGateway && msg != "" {
 			ps.invalid(path.At(i), msg)
-		} else if !slices.Contains(gateways, name) {
-			ps.invalid(path.At(i), fmt.Sprintf("%q is not in spec.gateways, so nothing can match", name))
 		}
 	}
+}
+
+// NotHeader reports whether a match on headers is none for this name: Istio ignores these, which a match has fields for.
+func NotHeader(name string) bool {
+	return slices.Contains([]string{"uri", "scheme", "method", "authority"}, strings.ToLower(name))
+}
+
+// RoutingClaim is the claim that a match on headers is about, as the names that lead to it: those of
+// @request.auth.claims.a.b or @request.auth.claims[a][b]. Names that have dots themselves need the brackets. about is false
+// where the match is about a header; no names are a name that is written wrong
+// (https://istio.io/latest/docs/tasks/security/authentication/jwt-route/).
+func RoutingClaim(name string) (names []string, about bool) {
+	rest, about := strings.CutPrefix(name, "@"+AttributeRequestClaims)
+	switch {
+	case !about:
+		return nil, false
+	case strings.HasPrefix(rest, "."):
+		names = strings.Split(rest[1:], ".")
+	case strings.HasPrefix(rest, "[") && strings.HasSuffix(rest, "]"):
+		names = strings.Split(rest[1:len(rest)-1], "][")
+	}
+	if slices.ContainsFunc(names, func(n string) bool { return n == "" || strings.ContainsAny(n, "[]") }) {
+		return nil, true
+	}
+	return names, true
 }
 
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // a token of RFC 9110 section 5.6.2
@@ -228,13 +274,14 @@ var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // a token 
 func validateHeaderMatches(ps *Problems, path Path, matches map[string]*networking.StringMatch, headers bool) {
 	for _, name := range slices.Sorted(maps.Keys(matches)) {
 		match := matches[name]
+		claim, about := RoutingClaim(name)
 		switch {
 		case name == "":
 			ps.invalid(path, "want a name")
-		case headers && !headerName.MatchString(name):
+		case headers && about && len(claim) == 0:
+			ps.invalid(path.At(name), "want the name of a claim, as @request.auth.claims.group, @request.auth.claims.realm.role or @request.auth.claims[realm][role]")
+		case headers && !about && !headerName.MatchString(name):
 			ps.invalid(path.At(name), "want a header's name")
-		case headers && slices.Contains([]string{"uri", "scheme", "method", "authority"}, strings.ToLower(name)):
-			ps.invalid(path.At(name), "want it beside headers, as the match's own field: Istio ignores it here")
 		case !IsPresence(match):
 			validateStringMatch(ps, path.At(name), match)
 		}
@@ -258,12 +305,26 @@ func validateStringMatch(ps *Problems, path Path, m *networking.StringMatch) {
 			ps.invalid(path.At("prefix"), "want a value")
 		}
 	case *networking.StringMatch_Regex:
-		if t.Regex == "" {
-			ps.invalid(path.At("regex"), "want a value")
-		} else if _, err := regexp.Compile(t.Regex); err != nil {
-			ps.invalid(path.At("regex"), fmt.Sprintf("want a regular expression of RE2: %v", err))
+		if msg := checkRegex(t.Regex); msg != "" {
+			ps.regexp(path.At("regex"), msg)
 		}
 	default:
 		ps.required(path, "want one of exact, prefix, regex")
 	}
+}
+
+// maxRegex is Istio's bound of a regular expression.
+const maxRegex = 1024
+
+func checkRegex(text string) string {
+	_, err := regexp.Compile(text)
+	switch {
+	case text == "":
+		return "want a regular expression"
+	case len(text) > maxRegex:
+		return fmt.Sprintf("want a regular expression of at most %d characters, got %d", maxRegex, len(text))
+	case err != nil:
+		return fmt.Sprintf("want a regular expression of RE2: %v", err)
+	}
+	return ""
 }

@@ -71,6 +71,7 @@ func (d *yamlDecoder) document(index int, root *yaml.Node) {
 		fail(fmt.Errorf("nested deeper than %d levels", MaxDepth))
 		return
 	}
+	numberKeys(root, 0)
 	var value any
 	if err := root.Decode(&value); err != nil { // it follows aliases, with a bound on what they may grow to
 		fail(err)
@@ -98,6 +99,19 @@ func (d *yamlDecoder) document(index int, root *yaml.Node) {
 		return
 	}
 	d.object(root, content)
+}
+
+// numberKeys makes text of the keys that are numbers, as kubectl does: portLevelMtls has such.
+func numberKeys(n *yaml.Node, level int) {
+	if level > MaxDepth {
+		return
+	}
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && c.Tag == "!!int" {
+			c.Tag = "!!str"
+		}
+		numberKeys(c, level+1)
+	}
 }
 
 // notJSON says what YAML has and JSON has not: a number that is none, or a key that is no string.

@@ -98,7 +98,7 @@ func (w *world) startCitadel() {
 
 func (w *world) citadelConfig() Config {
 	return Config{
-		TrustDomain: testDomain, Lifetime: w.lifetime, StateDir: w.dir, Socket: w.path("citadel.sock"), AdminSocket: w.path("admin.sock"),
+		TrustDomain: testDomain, Lifetime: w.lifetime, StateDir: w.dir, StoreFile: filepath.Join(w.t.TempDir(), "citadel.db"), Socket: w.path("citadel.sock"), AdminSocket: w.path("admin.sock"),
 		KeeperSocket: w.path("keeper.sock"), BundleFile: w.path("bundle.pem"), AttestKey: w.path("attest.pub"), Log: quiet(w.t),
 	}
 }
@@ -136,7 +136,7 @@ func (w *world) dial(_ context.Context, socket string) (net.Conn, error) {
 		if w.tls != nil {
 			src = w.tls
 		}
-		handler, server = w.citadel.Handler(), tls.Server(server, identity.ServerOnlyTLS(src, "http/1.1"))
+		handler, server = w.citadel.Handler(), tls.Server(server, identity.OpenServerTLS(src, identity.MemberOf(w.citadel.td), "http/1.1"))
 	}
 	go func() {
 		srv := http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(quiet(w.t).Handler(), slog.LevelDebug)}

@@ -109,7 +109,14 @@ func (e *emitter) output(dir string) ([]byte, error) {
 		}
 	}
 	e.nodes = countNodes(services)
-	return e.src.render(dir, e.cfg, encode(mapping("services", services, "volumes", volumes))), nil
+	file := mapping("services", services, "volumes", volumes)
+	if e.cfg.External == "" {
+		if _, taken := e.src.project.Networks[EgressNetwork]; taken {
+			return nil, fmt.Errorf("%s: networks.%s: inject adds a network of this name itself: rename yours", e.src.locate([]string{"networks", EgressNetwork}), EgressNetwork)
+		}
+		add(file, "networks", e.ownNetworks())
+	}
+	return e.src.render(dir, e.cfg, encode(file)), nil
 }
 
 // user is what the override says about a service of the user's; nil is nothing.
@@ -235,7 +242,7 @@ func healthy() *yaml.Node {
 
 // dependsOn reports whether a service has a depends_on entry of the user's own.
 func (e *emitter) dependsOn(service, target string) bool {
-	deps, _ := e.src.rawService(service)["depends_on"].(map[string]any)
+	deps, _ := e.src.modelService(service)["depends_on"].(map[string]any) // as written a name may be a variable
 	_, ok := deps[target]
 	return ok
 }

@@ -74,7 +74,7 @@ func (e *emitter) volumes() *yaml.Node {
 		return mapping(runVolume, mapping("external", true, "name", e.cfg.External+"_"+runVolume))
 	}
 	n := &yaml.Node{Kind: yaml.MappingNode}
-	for _, v := range []string{runVolume, pilotVolume, citadelVolume} {
+	for _, v := range []string{runVolume, pilotVolume, citadelVolume, mixerVolume} {
 		n.Content = append(n.Content, keyNode(v), &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle})
 	}
 	return n
@@ -100,11 +100,14 @@ func ControlPlane(cfg Config, networks []string) ([]byte, error) {
 	file := mapping("services", services, "volumes", e.volumes())
 	if len(cfg.Ingress) > 0 {
 		add(services, Gateway, e.gateway(networks))
-		external := mapping()
-		for _, name := range networks {
-			add(external, name, mapping("external", true, "name", name))
-		}
-		add(file, "networks", external)
 	}
+	own := e.ownNetworks()
+	for _, j := range cfg.Joins {
+		networks = append(networks, j.Network)
+	}
+	for _, name := range unique(networks) {
+		add(own, name, mapping("external", true, "name", name))
+	}
+	add(file, "networks", own)
 	return encode(file), nil
 }

@@ -2,7 +2,9 @@ package compose
 
 import (
 	"fmt"
+	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -70,7 +72,8 @@ func TestFields(t *testing.T) {
 			}
 			dir := project(t, map[string]string{"compose.yaml": yaml})
 			s, r := inject(t, dir, testConfig)
-			got := exact(t, s, r.Output).Services
+			whole, _ := exact(t, s, r.Output)
+			got := whole.Services
 			value := func(svc types.ServiceConfig) any { return reflect.ValueOf(svc).Field(i).Interface() }
 			want := value(s.project.Services["web"])
 			_, meshed := got["web-mesh-sandbox"]
@@ -86,5 +89,32 @@ func TestFields(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestFieldsDocumented: docs/compose.md says of every field what becomes of it.
+func TestFieldsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/compose.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(doc), "## What becomes of a service")
+	table, rest, found := strings.Cut(rest, "## Replicas")
+	_, left, alsoFound := strings.Cut(rest, "## What is left out of the mesh")
+	if !found || !alsoFound {
+		t.Fatal("docs/compose.md has not the sections that tell of fields")
+	}
+	left, _, _ = strings.Cut(left, "\n## ")
+	for name, where := range fields {
+		if name == "name" || name == "net" { // compose-go's own, no field of a file
+			continue
+		}
+		text := table
+		if where[0] == toNobody {
+			text = left
+		}
+		if !regexp.MustCompile("`" + name + "[`:]").MatchString(text) {
+			t.Errorf("docs/compose.md does not say what becomes of %s (%s)", name, where[0])
+		}
 	}
 }

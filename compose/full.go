@@ -16,10 +16,13 @@ import (
 // it says the same as the two. A field that would not, for the way that Compose reads short forms with variables
 // in them, is written with its variables resolved.
 func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override []byte) ([]byte, error) {
+	if err := s.flattenable(dir); err != nil {
+		return nil, err
+	}
 	config := s.config
 	config.ConfigFiles = append(slices.Clone(config.ConfigFiles),
 		types.ConfigFile{Filename: filepath.Join(s.Dir, meshOutput), Content: override})
-	project, err := s.loadTyped(ctx, config)
+	project, unknown, err := s.loadTyped(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("flatten the project: %w", err)
 	}
@@ -27,6 +30,7 @@ func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override [
 	if err != nil {
 		return nil, fmt.Errorf("flatten the project with its variables as they are written, which an override does not need: %w", err)
 	}
+	withoutEnvironment(model)
 	for _, key := range []string{headerKey, "include", "version"} {
 		delete(model, key)
 	}
@@ -47,7 +51,7 @@ func (s *Source) flatten(ctx context.Context, cfg Config, dir string, override [
 	}
 	for {
 		out := s.render(dir, cfg, encode(fullBody(model)))
-		diffs, err := s.compareFull(ctx, dir, out, project)
+		diffs, err := s.compareFull(ctx, dir, out, project, unknown)
 		if err != nil {
 			return nil, err
 		}
@@ -109,24 +113,30 @@ func fullBody(model map[string]any) *yaml.Node {
 	return n
 }
 
-// loadTyped loads other files as this project.
-func (s *Source) loadTyped(ctx context.Context, config types.ConfigDetails) (*types.Project, error) {
+// loadTyped loads other files as this project, with the fields that are not known.
+func (s *Source) loadTyped(ctx context.Context, config types.ConfigDetails) (*types.Project, []stray, error) {
+	k, err := known()
+	if err != nil {
+		return nil, nil, err
+	}
 	model, err := loader.LoadModelWithContext(ctx, config, resolved, s.called)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return s.typed(model)
+	unknown := k.strays(cloned(model, verbatim))
+	project, err := s.typed(model)
+	return project, unknown, err
 }
 
-func (s *Source) compareFull(ctx context.Context, dir string, content []byte, want *types.Project) ([]diff, error) {
+func (s *Source) compareFull(ctx context.Context, dir string, content []byte, want *types.Project, unknown []stray) ([]diff, error) {
 	config := s.config
 	config.WorkingDir = dir
 	config.ConfigFiles = []types.ConfigFile{{Filename: filepath.Join(dir, meshOutput), Content: content}}
-	got, err := s.loadTyped(ctx, config)
+	got, strays, err := s.loadTyped(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("the flattened file does not load, so nothing is written: %w", err)
 	}
-	var diffs []diff
+	diffs := compareStrays(unknown, strays)
 	names := want.ServiceNames()
 	slices.Sort(names)
 	for _, name := range names {

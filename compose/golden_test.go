@@ -159,6 +159,7 @@ func TestGolden(t *testing.T) {
 			cfg := testConfig
 			if filepath.Base(dir) == "ingress" {
 				cfg.Ingress = []PortMap{{Host: "30080", Gateway: 80}, {Host: "127.0.0.1:30443", Gateway: 443}}
+				cfg.IngressSettings = map[string]string{"header-timeout": "30s", "drain": "1m"}
 				cfg.LogLevel, cfg.AccessLog, cfg.TrustDomain, cfg.CertLifetime = "debug", "json", "example.org", 5*time.Minute
 			}
 			if filepath.Base(dir) == "shared-mesh" {

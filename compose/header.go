@@ -82,6 +82,9 @@ func (c Config) flags() []string {
 	for _, p := range c.Ingress {
 		put("ingress", p.String())
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.IngressSettings)) {
+		put("ingress-set", name+"="+c.IngressSettings[name])
+	}
 	for _, service := range slices.Sorted(maps.Keys(c.Scale)) {
 		put("scale", fmt.Sprintf("%s=%d", service, c.Scale[service]))
 	}
@@ -90,6 +93,10 @@ func (c Config) flags() []string {
 	put("trust-domain", c.TrustDomain)
 	if c.CertLifetime > 0 {
 		put("cert-lifetime", c.CertLifetime.String())
+	}
+	put("mtls", strings.ToLower(c.MutualTLS))
+	for _, j := range c.Joins {
+		put("join", j.String())
 	}
 	if c.External != "" {
 		put("control-plane", "external")

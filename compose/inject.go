@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/compose-spec/compose-go/v2/types"
 	"gopkg.in/yaml.v3"
 )
 
@@ -25,9 +24,15 @@ type Config struct {
 	Scale map[string]int
 	// Ingress are the ports of istio-ingressgateway; without any there is none.
 	Ingress []PortMap
+	// IngressSettings are the settings (package settings) of istio-ingressgateway that are not the default, by name.
+	IngressSettings map[string]string
 	// LogLevel, AccessLog, TrustDomain and CertLifetime are handed to the components; zero is their default.
 	LogLevel, AccessLog, TrustDomain string
 	CertLifetime                     time.Duration
+	// MutualTLS is the mesh's default, STRICT or PERMISSIVE; empty is PERMISSIVE.
+	MutualTLS string
+	// Joins are networks for planes besides their way out.
+	Joins Joins
 	// External is the name of an installed mesh, whose control plane the project uses; empty gives it planes of its own.
 	External string
 	// Out is the output file, "-" for none; empty chooses one (Result.Path).
@@ -61,6 +66,8 @@ type Result struct {
 	Warnings []Warning
 	// Notes are what the user should know about the project as a whole.
 	Notes []string
+	// Unknown are fields of the project's that this meshctl does not know, and left as they are.
+	Unknown []Unknown
 
 	obsolete []string // outputs of earlier runs that would get in the way
 }
@@ -84,10 +91,10 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		}
 		return nil, fmt.Errorf("%w: %s", ErrNothing, strings.Join(reasons, "; "))
 	}
-	if err := s.checkExternal(cfg); err != nil {
+	if err := errors.Join(s.checkExternal(cfg), s.checkJoins(cfg)); err != nil {
 		return nil, err
 	}
-	res := &Result{Warnings: plan.Warnings, External: cfg.External}
+	res := &Result{Warnings: plan.Warnings, Unknown: s.Unknown(), External: cfg.External}
 	if err := s.choose(res, cfg); err != nil {
 		return nil, err
 	}
@@ -96,15 +103,14 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		dir = filepath.Dir(res.Path)
 	}
 	e := &emitter{src: s, plan: plan, cfg: cfg, resolved: map[fieldOf]bool{}, copied: map[fieldOf]bool{}}
-	var project *types.Project
 	for { // until every value that can't be moved as it is written is moved as it is meant
 		if res.Output, err = e.output(dir); err != nil {
 			return nil, err
 		}
-		if project, err = s.merge(ctx, res.Output, plan.clones()); err != nil {
+		diffs, err := e.prove(ctx, res.Output)
+		if err != nil {
 			return nil, fmt.Errorf("the project does not load together with the override that inject made for it, so nothing is written: %w", err)
 		}
-		diffs := e.verify(project)
 		if len(diffs) == 0 {
 			break
 		}
@@ -128,6 +134,23 @@ func Inject(ctx context.Context, s *Source, cfg Config) (*Result, error) {
 		}
 	}
 	return res, nil
+}
+
+// prove loads the project with the override and lists what differs from what is meant.
+func (e *emitter) prove(ctx context.Context, override []byte) ([]diff, error) {
+	model, err := e.src.merge(ctx, override, e.plan.clones())
+	if err != nil {
+		return nil, err
+	}
+	strayed, err := e.strayed(model)
+	if err != nil {
+		return nil, err
+	}
+	project, err := e.src.typed(model)
+	if err != nil {
+		return nil, err
+	}
+	return append(e.verify(project), strayed...), nil
 }
 
 // choose decides where the output goes and what Compose must be told.

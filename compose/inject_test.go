@@ -3,8 +3,10 @@ package compose
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,11 +42,14 @@ func TestErrors(t *testing.T) {
 		want       []string // parts of the error
 	}{
 		{name: "malformed", yaml: "services:\n  web: [", want: []string{"compose.yaml", "line 2"}},
-		{name: "unknown field", yaml: "services:\n  web: {image: x, prots: []}", want: []string{"compose.yaml", "services.web", "prots"}},
+		{name: "null namespace", yaml: "services:\n  web:\n    image: x\n    pid:", want: []string{"compose.yaml:4: services.web.pid: null, at which Compose fails"}},
+		{name: "malformed name", yaml: "services:\n  \"a b\": {image: x}", want: []string{"compose.yaml", "a b"}},
+		{name: "wrong type", yaml: "services:\n  web: {image: x, prots: [], ports: {a: b}}", want: []string{"compose.yaml", "services.web.ports"}},
 		{name: "replicas with a name", yaml: "services:\n  web:\n    image: x\n    container_name: xyz", cfg: Config{Scale: map[string]int{"web": 2}},
 			want: []string{"compose.yaml:4: services.web.container_name: 2 replicas"}},
 		{name: "replicas with an address", yaml: "services:\n  web:\n    image: x\n    scale: 2\n    networks:\n      n:\n        ipv4_address: 10.0.0.2\nnetworks: {n: {ipam: {config: [{subnet: 10.0.0.0/24}]}}}",
 			want: []string{"compose.yaml:7: services.web.networks.n.ipv4_address: 2 replicas"}},
+		{name: "replicas with a hardware address", yaml: "services:\n  web:\n    image: x\n    scale: 2\n    mac_address: 02:42:ac:11:00:03", want: []string{"compose.yaml:5: services.web.mac_address: 2 replicas"}},
 		{name: "taken replica", yaml: "services:\n  web: {image: x, scale: 2}\n  web-2: {image: y}", want: []string{"compose.yaml:3: services.web-2: inject adds"}},
 		{name: "scale of nothing", yaml: plain, cfg: Config{Scale: map[string]int{"wbe": 2}}, want: []string{"scale wbe=2: the project has no service wbe; it has web"}},
 		{name: "scale outside", yaml: "services:\n  web: {image: x}\n  db: {image: x, network_mode: host}", cfg: Config{Scale: map[string]int{"db": 2}}, want: []string{"scale db=2: services.db.network_mode: left out"}},
@@ -55,6 +60,8 @@ func TestErrors(t *testing.T) {
 		{name: "port exclusion", yaml: "services:\n  web: {image: x, labels: {composure.exclude-inbound-ports: \"80,x\"}}", want: []string{"composure.exclude-inbound-ports", `"80,x": want ports`}},
 		{name: "network exclusion", yaml: "services:\n  web: {image: x, labels: {composure.exclude-outbound-cidrs: \"10.0.0.0\"}}", want: []string{"want networks such as"}},
 		{name: "log level", yaml: "services:\n  web: {image: x, labels: {composure.proxy.log-level: loud}}", want: []string{"debug, info, warn, error"}},
+		{name: "setting", yaml: "services:\n  web: {image: x, labels: {composure.proxy.header-size: 9m}}", want: []string{"services.web.labels.composure.proxy.header-size", "want a size from 1k to 8m"}},
+		{name: "no setting", yaml: "services:\n  web: {image: x, labels: {composure.proxy.header-sizes: 9k}}", want: []string{"composure.proxy.header-sizes is not a label for users"}},
 		{name: "memory", yaml: "services:\n  web: {image: x, labels: {composure.proxy.memory: lots}}", want: []string{"want a size such as 64m"}},
 		{name: "protocol port", yaml: "services:\n  web: {image: x, labels: {composure.protocol.http: http}}", want: []string{"services.web.labels.composure.protocol.http: it ends in no port"}},
 		{name: "service name", yaml: "services:\n  web: {image: x, labels: {composure.service: \"a,b\"}}", want: []string{"services.web.labels.composure.service", `"a,b"`}},
@@ -67,6 +74,10 @@ func TestErrors(t *testing.T) {
 		{name: "taken plane", yaml: "services:\n  web: {image: x}\n  composure-pilot: {image: y}", want: []string{"services.composure-pilot"}},
 		{name: "taken gateway", yaml: "services:\n  web: {image: x}\n  istio-ingressgateway: {image: y}", cfg: Config{Ingress: []PortMap{{"80", 80}}}, want: []string{"services.istio-ingressgateway"}},
 		{name: "taken volume", yaml: "services:\n  web: {image: x}\nvolumes:\n  composure-run:", want: []string{"compose.yaml:4: volumes.composure-run"}},
+		{name: "taken network", yaml: "services:\n  web: {image: x}\nnetworks:\n  mesh-egress:", want: []string{"compose.yaml:4: networks.mesh-egress"}},
+		{name: "unknown network to join", yaml: plain, cfg: Config{Joins: Joins{{"citadel", "nowhere"}}}, want: []string{"--join citadel=nowhere", `no network "nowhere"`}},
+		{name: "another mesh's planes on a network", yaml: plain, cfg: Config{External: "m", Joins: Joins{{"mixer", "default"}}}, want: []string{"--join mixer=default", "meshctl install"}},
+		{name: "another mesh's mode", yaml: plain, cfg: Config{External: "m", MutualTLS: "STRICT"}, want: []string{"--mtls", "meshctl install"}},
 		{name: "nothing", yaml: "services:\n  web: {image: x, network_mode: host}", want: []string{"no service of the project can be in the mesh", "services.web.network_mode"}},
 		{name: "own output", yaml: plain, cfg: Config{Out: "compose.yaml"}, want: []string{"-o compose.yaml", "own compose files"}},
 	} {
@@ -321,7 +332,7 @@ func TestRestart(t *testing.T) {
 	} {
 		dir := project(t, map[string]string{"compose.yaml": "services:\n  web:\n    image: web\n    " + written + "\n"})
 		s, r := inject(t, dir, testConfig)
-		p := exact(t, s, r.Output)
+		p, _ := exact(t, s, r.Output)
 		for _, name := range []string{"web-mesh-sandbox", "web-mesh-proxy"} {
 			if got := p.Services[name].Restart; got != want {
 				t.Errorf("%q: restart of %s is %s, want %s", written, name, got, want)
@@ -448,12 +459,11 @@ networks: {n: , default: }
 			t.Errorf("%s: there is nothing to break", tc.field)
 			continue
 		}
-		project, err := s.merge(context.Background(), []byte(bad), nil)
+		diffs, err := e.prove(context.Background(), []byte(bad))
 		if err != nil {
 			t.Errorf("%s: %v", tc.field, err)
 			continue
 		}
-		diffs := e.verify(project)
 		if len(diffs) == 0 || !strings.HasPrefix(diffs[0].Error(), tc.field+":") {
 			t.Errorf("differences %v, want one at %s", diffs, tc.field)
 		}
@@ -484,9 +494,124 @@ func TestProjectName(t *testing.T) {
 	if again, err := Inject(context.Background(), s, testConfig); err != nil || !bytes.Equal(again.Output, r.Output) {
 		t.Errorf("with -p the output differs (%v)", err)
 	}
-	p := exact(t, s, r.Output)
+	p, _ := exact(t, s, r.Output)
 	sandbox := p.Services["web-mesh-sandbox"]
 	if got := []string{sandbox.Labels[labels.Mesh], *p.Services["composure-keeper"].Environment["COMPOSURE_MESH"], sandbox.Networks["default"].Aliases[1]}; !slices.Equal(got, []string{"other", "other", "other-web-1"}) {
 		t.Errorf("label, environment and alias are %v, want the name other in all", got)
+	}
+}
+
+// TestComposeVariables: the variables that steer docker compose itself mean for inject what they mean for it, in the
+// environment and in .env.
+func TestComposeVariables(t *testing.T) {
+	const plain, merged = "compose.yaml", "compose.yaml b.yaml"
+	for _, tc := range []struct {
+		name, dotenv string
+		env          []string
+		below        string // the .env of a folder below the project's, in which the command runs
+		files        string
+		want         string // name and image; or a part of the error
+		fails        bool
+	}{
+		{name: "none", dotenv: "A=dot", files: plain, want: "shop dot--shop"},
+		{name: "files", env: []string{"COMPOSE_FILE=compose.yaml:b.yaml"}, files: merged, want: "shop --shop"},
+		{name: "files in .env", dotenv: "COMPOSE_FILE=compose.yaml:b.yaml", files: merged, want: "shop --shop"},
+		{name: "separator", env: []string{"COMPOSE_FILE=compose.yaml@b.yaml", "COMPOSE_PATH_SEPARATOR=@"}, files: merged, want: "shop --shop"},
+		{name: "separator in .env", dotenv: "COMPOSE_FILE=compose.yaml@b.yaml\nCOMPOSE_PATH_SEPARATOR=@", files: merged, want: "shop --shop"},
+		{name: "name", env: []string{"COMPOSE_PROJECT_NAME=foo"}, dotenv: "A=dot", files: plain, want: "foo dot--foo"},
+		{name: "name in .env", dotenv: "COMPOSE_PROJECT_NAME=foo", files: plain, want: "foo --foo"},
+		{name: "bad name", dotenv: "COMPOSE_PROJECT_NAME=Foo", want: "invalid project name", fails: true},
+		{name: "env files", env: []string{"COMPOSE_ENV_FILES=one.env,,two.env"}, dotenv: "A=dot", files: plain, want: "shop one-two-shop"},
+		{name: "env files in .env", dotenv: "COMPOSE_ENV_FILES=one.env,two.env", files: plain, want: "shop --shop"},
+		{name: "an env file that steers", env: []string{"COMPOSE_ENV_FILES=steer.env"}, files: merged, want: "bar --bar"},
+		{name: "no such env file", env: []string{"COMPOSE_ENV_FILES=absent.env"}, want: "absent.env", fails: true},
+		{name: "profiles", env: []string{"COMPOSE_PROFILES=p"}, dotenv: "A=${COMPOSE_PROFILES}", files: plain, want: "shop p--shop"},
+		{name: "below", dotenv: "A=dot\nB=dot", below: "B=below\nCOMPOSE_PROJECT_NAME=foo", files: plain, want: "foo dot-below-foo"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := project(t, map[string]string{
+				"compose.yaml": `services: {web: {image: "${A}-${B}-${COMPOSE_PROJECT_NAME}"}, only: {image: x, profiles: [p]}}`,
+				"b.yaml":       "services: {web: {tty: true}}", ".env": tc.dotenv, "one.env": "A=one", "two.env": "B=two",
+				"steer.env": "COMPOSE_FILE=compose.yaml:b.yaml\nCOMPOSE_PROJECT_NAME=bar", "below/.env": tc.below,
+			})
+			opts := Options{WorkingDir: dir, Env: append(tc.env, testEnv...)}
+			if tc.below != "" {
+				opts.WorkingDir = filepath.Join(dir, "below")
+			}
+			s, err := Load(t.Context(), opts)
+			if tc.fails {
+				if err == nil || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("error %v, want %q", err, tc.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var files []string
+			for _, f := range s.Files {
+				files = append(files, filepath.Base(f))
+			}
+			if got := strings.Join(files, " "); got != tc.files {
+				t.Errorf("files are %s, want %s", got, tc.files)
+			}
+			if got := s.Name + " " + s.project.Services["web"].Image; got != tc.want {
+				t.Errorf("name and image are %q, want %q", got, tc.want)
+			}
+			if names := s.services(); len(names) != 2 {
+				t.Errorf("services are %v, want those of all profiles", names)
+			}
+			if pluginError() != nil {
+				return
+			}
+			cmd := exec.CommandContext(t.Context(), plugin[0], append(plugin[1:len(plugin):len(plugin)], "config", "--format", "json")...)
+			cmd.Dir, cmd.Env = opts.WorkingDir, opts.Env
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("docker compose config: %v", err)
+			}
+			var asked struct {
+				Name     string
+				Services map[string]struct{ Image string }
+			}
+			if err := json.Unmarshal(out, &asked); err != nil {
+				t.Fatal(err)
+			}
+			if got := asked.Name + " " + asked.Services["web"].Image; got != tc.want {
+				t.Errorf("docker compose has %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestEnvironmentValues: the value of a secret or a config that is a variable of the environment is in no output, and
+// the project loads with each.
+func TestEnvironmentValues(t *testing.T) {
+	dir := t.TempDir()
+	content := `services: {web: {image: x, secrets: [s], configs: [c]}}
+secrets: {s: {environment: SECRET}}
+configs: {c: {environment: SECRET}}
+`
+	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Load(t.Context(), Options{WorkingDir: dir, Env: append([]string{"SECRET=hush"}, testEnv...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, full := range []bool{false, true} {
+		cfg := testConfig
+		cfg.Full = full
+		r, err := Inject(t.Context(), s, cfg)
+		if err != nil {
+			t.Errorf("full %v: %v", full, err)
+			continue
+		}
+		if bytes.Contains(r.Output, []byte("hush")) {
+			t.Errorf("full %v: the value is in the output:\n%s", full, r.Output)
+		}
+		if full && bytes.Count(r.Output, []byte("SECRET")) != 2 {
+			t.Errorf("want the names of both variables:\n%s", r.Output)
+		}
 	}
 }

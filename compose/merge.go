@@ -19,7 +19,7 @@ const partSize = 25
 
 // merge loads the project together with an override as Compose does: the override's own bytes over the model of
 // the files before it. It goes part by part, and the parts come together for the checks of the whole.
-func (s *Source) merge(ctx context.Context, override []byte, clones []string) (*types.Project, error) {
+func (s *Source) merge(ctx context.Context, override []byte, clones []string) (map[string]any, error) {
 	blocks, rest := split(override)
 	var extending strings.Builder
 	extending.WriteString(bodyStart)
@@ -64,7 +64,7 @@ func (s *Source) merge(ctx context.Context, override []byte, clones []string) (*
 		maps.Copy(services, merged)
 	}
 	whole["services"] = services
-	return s.typed(whole)
+	return whole, nil
 }
 
 // extend loads the services that extend the user's: they need nothing but the files that they name.
@@ -225,11 +225,13 @@ func (s *Source) mergePart(ctx context.Context, p *part, options func(*loader.Op
 		services[name] = base
 	}
 	p.model["services"] = services
+	base := cloned(p.model, escape) // it is resolved a second time
+	withoutEnvironment(base)
 	config := types.ConfigDetails{
 		WorkingDir:  s.config.WorkingDir,
 		Environment: maps.Clone(s.config.Environment), // the loader writes to it
 		ConfigFiles: []types.ConfigFile{
-			{Filename: s.Files[0], Config: cloned(p.model, escape)}, // it is resolved a second time
+			{Filename: s.Files[0], Config: base},
 			{Filename: filepath.Join(s.Dir, meshOutput), Content: []byte(p.content)},
 		},
 	}

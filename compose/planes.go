@@ -5,36 +5,40 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"gopkg.in/yaml.v3"
 
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/settings"
 )
 
 // Gateway is the compose service of the ingress gateway, and its workload.
 const Gateway = "istio-ingressgateway"
 
-// The volumes that inject adds: the planes' sockets, and the state of the two planes that keep one.
+// The volumes that inject adds: the planes' sockets, and the planes' state.
 const (
 	runVolume     = "composure-run"
 	pilotVolume   = "composure-pilot"
 	citadelVolume = "composure-citadel"
+	mixerVolume   = "composure-mixer"
 )
 
 // plane is one of the mesh's control services.
 type plane struct {
-	role  mesh.Role
-	uid   int
-	state string // its volume at mesh.StateDir
+	role    mesh.Role
+	uid     int
+	state   string // its volume at mesh.StateDir
+	fetches bool   // it is on EgressNetwork
 }
 
 // planes in the order of the file.
 var planes = []plane{
 	{role: mesh.RoleKeeper, uid: mesh.UIDKeeper},
 	{role: mesh.RolePilot, uid: mesh.UIDPilot, state: pilotVolume},
-	{role: mesh.RoleCitadel, uid: mesh.UIDCitadel, state: citadelVolume},
-	{role: mesh.RoleMixer, uid: mesh.UIDMixer},
+	{role: mesh.RoleCitadel, uid: mesh.UIDCitadel, state: citadelVolume, fetches: true},
+	{role: mesh.RoleMixer, uid: mesh.UIDMixer, state: mixerVolume, fetches: true},
 }
 
 func (p plane) service() string { return "composure-" + string(p.role) }
@@ -75,7 +79,11 @@ func (e *emitter) plane(p plane) *yaml.Node {
 		add(n, "cap_drop", flow("ALL"))
 	}
 	add(n, "security_opt", flow(options...))
-	add(n, "network_mode", "none")
+	if p.fetches {
+		add(n, "networks", append([]string{EgressNetwork}, e.cfg.Joins.of(p.role)...))
+	} else {
+		add(n, "network_mode", "none")
+	}
 	add(n, "read_only", true)
 	add(n, "tmpfs", flow(fmt.Sprintf("/run/admin:mode=0700,uid=%d,gid=%d", p.uid, p.uid)))
 	add(n, "volumes", volumes)
@@ -86,6 +94,9 @@ func (e *emitter) plane(p plane) *yaml.Node {
 	settings := e.settings(e.cfg.LogLevel)
 	if p.role == mesh.RoleCitadel && e.cfg.CertLifetime > 0 {
 		add(settings, "COMPOSURE_CERT_LIFETIME", e.cfg.CertLifetime.String())
+	}
+	if p.role == mesh.RoleCitadel && e.cfg.MutualTLS != "" {
+		add(settings, "COMPOSURE_MTLS", e.cfg.MutualTLS)
 	}
 	add(n, "environment", settings)
 	identity := e.member(p.role, nil)
@@ -111,7 +122,7 @@ func (e *emitter) settings(logLevel string) *yaml.Node {
 
 // proxy is the sidecar of a workload, in its sandbox's network namespace.
 func (e *emitter) proxy(w *Workload) *yaml.Node {
-	n := e.dataPlane(or(w.ProxyLogLevel, e.cfg.LogLevel), nil)
+	n := e.dataPlane(or(w.ProxyLogLevel, e.cfg.LogLevel), nil, w.ProxySettings)
 	e.follow(n, w)
 	add(n, "network_mode", "service:"+w.Sandbox())
 	if w.ProxyMemory != "" {
@@ -125,26 +136,33 @@ func (e *emitter) proxy(w *Workload) *yaml.Node {
 }
 
 // dataPlane begins a proxy or gateway.
-func (e *emitter) dataPlane(logLevel string, gatewayPorts []string) *yaml.Node {
+func (e *emitter) dataPlane(logLevel string, gatewayPorts []string, set map[string]string) *yaml.Node {
 	n := e.ours("proxy")
 	add(n, "user", fmt.Sprintf("%d:%d", mesh.UIDProxy, mesh.UIDProxy))
 	add(n, "cap_drop", flow("ALL"))
 	add(n, "security_opt", flow("no-new-privileges:true"))
 	add(n, "volumes", flow(runVolume+":"+mesh.RunDir+":ro,nocopy"))
-	settings := e.settings(logLevel)
+	environment := e.settings(logLevel)
 	if e.cfg.AccessLog != "" {
-		add(settings, "COMPOSURE_ACCESS_LOG", e.cfg.AccessLog)
+		add(environment, "COMPOSURE_ACCESS_LOG", e.cfg.AccessLog)
 	}
 	if len(gatewayPorts) > 0 {
-		add(settings, "COMPOSURE_GATEWAY_PORTS", strings.Join(gatewayPorts, ","))
+		add(environment, "COMPOSURE_GATEWAY_PORTS", strings.Join(gatewayPorts, ","))
 	}
-	add(n, "environment", settings)
+	for i := range settings.All {
+		if v, ok := set[settings.All[i].Name]; ok {
+			add(environment, settings.All[i].Env(), v)
+		}
+	}
+	add(n, "environment", environment)
 	// The probe blocks: it answers as soon as the proxy is ready, and fails after 25 s in which it never was.
-	// Four of them give a slow machine more than 100 s for the first certificate and snapshot. A start_period
+	// Four of them give a slow machine more than 100 s for the first certificate and snapshot. The interval is what
+	// a start waits before the first of them, and costs nothing after it: later ones last 25 s. A start_period
 	// would make engines from version 25 probe every 5 s at first, start_interval is unknown to older ones.
 	add(n, "healthcheck", mapping("test", flow("CMD", "/proxy", "ready", "--wait", "25s"),
-		"interval", "1s", "timeout", "30s", "retries", 4))
-	add(n, "stop_grace_period", "35s") // time to drain
+		"interval", "200ms", "timeout", "30s", "retries", 4))
+	grace := settings.Drain(set["drain"]).Truncate(time.Second) + 10*time.Second
+	add(n, "stop_grace_period", strconv.Itoa(int(grace/time.Second))+"s")
 	return n
 }
 
@@ -189,7 +207,7 @@ func (e *emitter) gateway(networks []string) *yaml.Node {
 			known = append(known, port)
 		}
 	}
-	n := e.dataPlane(e.cfg.LogLevel, unique(ports))
+	n := e.dataPlane(e.cfg.LogLevel, unique(ports), e.cfg.IngressSettings)
 	add(n, "restart", "unless-stopped")
 	add(n, "networks", networks)
 	add(n, "ports", published)

@@ -36,7 +36,7 @@ services:
 		}
 	}
 	accepted(t, dir, "compose.yaml", "compose.override.yml", meshOutput)
-	p := exact(t, s, r.Output)
+	p, _ := exact(t, s, r.Output)
 	web, clone := p.Services["web"], p.Services["web-2"]
 	if a, b := *web.Environment["A"], *clone.Environment["A"]; a != "z$" || b != a || len(clone.Environment) != 1 {
 		t.Errorf("A is %q and %q, environment %v", a, b, clone.Environment)
@@ -62,7 +62,7 @@ func TestScale(t *testing.T) {
 	cfg := testConfig
 	cfg.Scale = map[string]int{"web": 1, "db": 2, "off": 1}
 	s, r := inject(t, dir, cfg)
-	p := exact(t, s, r.Output)
+	p, _ := exact(t, s, r.Output)
 	for service, want := range map[string]int{"web": 1, "db": 1, "db-2": 1, "off": 1, "off-mesh-sandbox": 1, "web-2": -1, "db-2-mesh-proxy": 1} {
 		svc, ok := p.Services[service]
 		if got := svc.GetScale(); ok != (want >= 0) || ok && got != want {
@@ -71,7 +71,7 @@ func TestScale(t *testing.T) {
 	}
 	cfg.Scale = map[string]int{"db": 0}
 	s, r = inject(t, dir, cfg)
-	p = exact(t, s, r.Output)
+	p, _ = exact(t, s, r.Output)
 	for _, service := range []string{"db", "db-mesh-sandbox", "db-mesh-proxy"} {
 		if svc := p.Services[service]; svc.GetScale() != 0 {
 			t.Errorf("%s has scale %d, want 0", service, svc.GetScale())

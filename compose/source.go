@@ -31,7 +31,8 @@ type Options struct {
 	ProjectDir string
 	// ProjectName is -p; empty means COMPOSE_PROJECT_NAME, the file's name key, the directory's name.
 	ProjectName string
-	// EnvFiles are the --env-file flags; empty is .env.
+	// EnvFiles are the --env-file flags; empty means what Compose does: COMPOSE_ENV_FILES of the process's
+	// environment, separated by commas, else .env.
 	EnvFiles []string
 	// Env is the process's environment, KEY=VALUE. It wins over the files.
 	Env []string
@@ -54,6 +55,10 @@ type Source struct {
 	project    *types.Project    // the same with defaults, typed, with all profiles
 	raw        map[string]any    // merged, with ${…} intact; but for rawErr it is what model is
 	rawErr     error
+	// strays are the fields of the model that are not known, sites where they are written.
+	strays   []stray
+	sites    []site
+	extended bool // a service extends another
 	// registrator are the environments of services whose env files have variables of Registrator's, with those.
 	registrator map[string]types.MappingWithEquals
 }
@@ -107,10 +112,17 @@ func (s *Source) abs(p string) string {
 	return filepath.Join(s.workingDir, p)
 }
 
+// composeEnvFiles is the variable that Compose's command takes for its --env-file flags; its loader knows nothing of it.
+const composeEnvFiles = "COMPOSE_ENV_FILES"
+
 // environment is known plus the process's environment plus the env files, the earlier winning.
 func (s *Source) environment(dir string, known types.Mapping, opts Options) (types.Mapping, error) {
-	files := make([]string, len(opts.EnvFiles))
-	for i, f := range opts.EnvFiles {
+	flags := opts.EnvFiles
+	if len(flags) == 0 {
+		flags = strings.FieldsFunc(types.NewMapping(opts.Env)[composeEnvFiles], func(c rune) bool { return c == ',' })
+	}
+	files := make([]string, len(flags))
+	for i, f := range flags {
 		files[i] = s.abs(f)
 	}
 	o, err := cli.NewProjectOptions(nil, cli.WithWorkingDirectory(dir), cli.WithEnv(opts.Env),
@@ -195,6 +207,9 @@ func fileExists(path string) bool {
 
 // load makes the two models.
 func (s *Source) load(ctx context.Context, name string) error {
+	if _, err := known(); err != nil {
+		return err
+	}
 	explicit := true
 	if name == "" {
 		name = s.config.Environment[consts.ComposeProjectName]
@@ -214,6 +229,9 @@ func (s *Source) load(ctx context.Context, name string) error {
 			return err
 		}
 		s.Name = s.config.Environment[consts.ComposeProjectName]
+		if err := s.findUnknown(); err != nil {
+			return err
+		}
 		if s.project, err = s.typed(cloned(s.model, verbatim)); err != nil {
 			return err
 		}
@@ -226,7 +244,22 @@ func (s *Source) load(ctx context.Context, name string) error {
 	if rawErr != nil { // the name of a file that is extended or included is a variable, for one
 		s.raw, s.rawErr = cloned(s.model, escape), rawErr
 	}
+	withoutEnvironment(s.raw)
 	return nil
+}
+
+// withoutEnvironment takes the values of configs and secrets that are variables of the environment out of a model:
+// Compose's loader adds them to what the files say, and refuses a config that comes with both. A secret's is no text
+// to write to a file, either.
+func withoutEnvironment(model map[string]any) {
+	for kind, added := range map[string]string{"configs": "content", "secrets": types.SecretConfigXValue} {
+		all, _ := model[kind].(map[string]any)
+		for _, v := range all {
+			if one, ok := v.(map[string]any); ok && one["environment"] != nil {
+				delete(one, added)
+			}
+		}
+	}
 }
 
 // called gives a load the project's name.
@@ -236,6 +269,18 @@ func (s *Source) called(o *loader.Options) { o.SetProjectName(s.Name, true) }
 // over.
 func (s *Source) typed(model map[string]any) (*types.Project, error) {
 	model["name"] = s.Name
+	services, _ := model["services"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		svc, _ := services[name].(map[string]any)
+		// An empty mode, such as that of a variable that is not set, is none, and Compose attaches the service to the
+		// default network; but Normalize takes it for one.
+		if svc["network_mode"] == "" {
+			delete(svc, "network_mode")
+		}
+		if pid, ok := svc["pid"]; ok && pid == nil { // the schema allows it, and Normalize panics, in Compose too
+			return nil, s.errorf(name, []string{"pid"}, "null, at which Compose fails: want host, service:NAME or container:NAME, or no such field")
+		}
+	}
 	model, err := loader.Normalize(model, s.config.Environment)
 	if err != nil {
 		return nil, err
@@ -343,6 +388,7 @@ func (s *Source) record(event string, metadata map[string]any) {
 	case "include":
 		paths, _ = metadata["path"].(types.StringList)
 	case "extends":
+		s.extended = true
 		if file, ok := metadata["file"].(string); ok {
 			paths = []string{file}
 		}

@@ -93,9 +93,11 @@ func (e *emitter) verify(got *types.Project) []diff {
 		}
 	}
 	volumes := maps.Clone(got.Volumes)
-	for _, v := range []string{runVolume, pilotVolume, citadelVolume} {
+	for _, v := range []string{runVolume, pilotVolume, citadelVolume, mixerVolume} {
 		delete(volumes, v)
 	}
+	networks := maps.Clone(got.Networks)
+	delete(networks, EgressNetwork)
 	own := maps.Clone(got.Extensions)
 	delete(own, headerKey)
 	for _, c := range []struct {
@@ -103,7 +105,7 @@ func (e *emitter) verify(got *types.Project) []diff {
 		want, got any
 	}{
 		{"name", base.Name, got.Name},
-		{"networks", base.Networks, got.Networks},
+		{"networks", base.Networks, networks},
 		{"volumes", base.Volumes, volumes},
 		{"secrets", base.Secrets, got.Secrets},
 		{"configs", base.Configs, got.Configs},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
+	"github.com/composure-mesh/composure/mesh/settings"
 )
 
 // Workload is what the mesh is told about a service.
@@ -30,6 +31,8 @@ type Workload struct {
 	ExcludeInboundPorts, ExcludeOutboundPorts, ExcludeOutboundCIDRs string
 	// ProxyLogLevel and ProxyMemory are set by labels.
 	ProxyLogLevel, ProxyMemory string
+	// ProxySettings are the values of package settings that labels set, by name.
+	ProxySettings map[string]string
 
 	given []string // those of Services that a label or a variable gives: no network knows them by itself
 }
@@ -59,6 +62,15 @@ func (s *Source) newWorkload(svc types.ServiceConfig) (Workload, error) {
 		ExcludeOutboundCIDRs: svc.Labels[labels.ExcludeOutboundCIDRs],
 		ProxyLogLevel:        svc.Labels[labels.ProxyLogLevel],
 		ProxyMemory:          svc.Labels[labels.ProxyMemory],
+	}
+	for i := range settings.All {
+		name := settings.All[i].Name
+		if v, ok := svc.Labels[labels.ProxyPrefix+name]; ok {
+			if w.ProxySettings == nil {
+				w.ProxySettings = map[string]string{}
+			}
+			w.ProxySettings[name] = v
+		}
 	}
 	if err := s.checkLabels(svc); err != nil {
 		return w, err
@@ -96,7 +108,7 @@ var (
 func (s *Source) reserved(svc types.ServiceConfig) error {
 	refuse := func(field []string, set types.Labels) error {
 		for _, key := range slices.Sorted(maps.Keys(set)) {
-			if strings.HasPrefix(key, labels.Prefix) && !labels.User(key) {
+			if strings.HasPrefix(key, labels.Prefix) && !labels.User(key) && !isSetting(key) {
 				return s.errorf(svc.Name, append(field, key), "%s is not a label for users, and %s… is reserved: remove it; docs/compose.md lists those there are", key, labels.Prefix)
 			}
 		}
@@ -108,6 +120,12 @@ func (s *Source) reserved(svc types.ServiceConfig) error {
 		}
 	}
 	return refuse([]string{"labels"}, svc.Labels)
+}
+
+// isSetting reports whether a label sets something of the service's proxy.
+func isSetting(key string) bool {
+	name, ok := strings.CutPrefix(key, labels.ProxyPrefix)
+	return ok && settings.Find(name) != nil
 }
 
 // checkLabels validates the values of the user's composure.* labels.
@@ -138,6 +156,12 @@ func (s *Source) checkLabels(svc types.ServiceConfig) error {
 		case labels.Service, labels.Namespace, labels.ServiceAccount:
 			if !serviceName.MatchString(v) {
 				problem = "want letters, digits, dots, dashes and underscores"
+			}
+		default:
+			if name, ok := strings.CutPrefix(key, labels.ProxyPrefix); ok {
+				if err := settings.Find(name).Check(v); err != nil {
+					problem = err.Error()
+				}
 			}
 		}
 		if problem != "" {

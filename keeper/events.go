@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/composure-mesh/composure/internal/httpx"
@@ -29,11 +32,12 @@ func (e healEngine) Inspect(ctx context.Context, id string) (heal.Container, boo
 	if err != nil {
 		return heal.Container{}, false, err
 	}
-	return healView(c, ticks(e.procRoot, c.PID)), true, nil
+	return healView(c, e.procRoot, ticks(e.procRoot, c.PID)), true, nil
 }
 
-func healView(c Container, ticks uint64) heal.Container {
+func healView(c Container, procRoot string, ticks uint64) heal.Container {
 	return heal.Container{
+		Bare: c.Running && mesh.Role(c.Labels[labels.Role]) == mesh.RoleSandbox && bare(procRoot, c), Networks: len(c.Endpoints),
 		ID: c.ID, Name: c.Name, Service: c.Labels[labelService], Role: mesh.Role(c.Labels[labels.Role]),
 		Workload: c.Labels[labels.Workload], OneOff: c.Labels[labelOneOff] == "True",
 		State: heal.State(c.State), Health: c.Health, Error: c.Error, StartedAt: c.StartedAt, Ticks: ticks,
@@ -58,6 +62,21 @@ func (e healEngine) Workload(ctx context.Context, name string) ([]heal.Container
 		}
 	}
 	return all, nil
+}
+
+// bare reports whether a container's network namespace has no interface but the loopback. The kernel knows; where it can't
+// be asked, it is what the engine says.
+func bare(procRoot string, c Container) bool {
+	list, err := os.ReadFile(filepath.Join(procRoot, strconv.Itoa(c.PID), "net", "dev"))
+	if c.PID == 0 || err != nil {
+		return len(c.Endpoints) == 0
+	}
+	for line := range strings.Lines(string(list)) { // after two lines of heads: "  eth0: 732 8 …" (proc_pid_net(5))
+		if name, _, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) != "lo" {
+			return false
+		}
+	}
+	return true
 }
 
 // ticks is when a process began, 0 if that can't be read.

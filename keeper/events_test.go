@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -115,4 +116,35 @@ func TestCutOffIsNotRunning(t *testing.T) {
 			t.Error("it does not run though it has followed its sandbox")
 		}
 	})
+}
+
+func TestBare(t *testing.T) {
+	const head = "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo\n"
+	root := t.TempDir()
+	dev := func(pid, lines string) {
+		if err := os.MkdirAll(filepath.Join(root, pid, "net"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, pid, "net", "dev"), []byte(head+lines), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dev("1", "    lo:    2922      45    0    0\n  eth0:     180       2    0    0\n")
+	dev("2", "    lo:    2922      45    0    0\n")
+	one := []Endpoint{{NetworkID: "n"}}
+	for _, tc := range []struct {
+		name string
+		c    Container
+		want bool
+	}{
+		{"connected", Container{PID: 1, Endpoints: one}, false},
+		{"the engine does not know that it is", Container{PID: 1}, false},
+		{"without an interface", Container{PID: 2, Endpoints: one}, true},
+		{"connected, as far as can be told", Container{PID: 3, Endpoints: one}, false},
+		{"disconnected, as far as can be told", Container{PID: 3}, true},
+	} {
+		if got := bare(root, tc.c); got != tc.want {
+			t.Errorf("%s: bare is %v", tc.name, got)
+		}
+	}
 }

@@ -16,6 +16,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/composure-mesh/composure/internal/atomicfile"
@@ -146,7 +148,7 @@ func (k *Keeper) server(ctx context.Context, h http.Handler) *http.Server {
 func (k *Keeper) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/attest", k.known(k.attest))
-	mux.HandleFunc("GET /v1/facts", k.known(k.facts, mesh.RolePilot))
+	mux.HandleFunc("GET /v1/facts", k.known(k.facts, mesh.RolePilot, mesh.RoleCitadel, mesh.RoleMixer))
 	mux.HandleFunc("PUT /v1/bundle", k.known(k.bundle, mesh.RoleCitadel))
 	httpx.HandleHealth(mux, "keeper", k.cfg.Version, k.watcher.health)
 	return mux
@@ -157,8 +159,8 @@ func (k *Keeper) known(h func(http.ResponseWriter, *http.Request, Caller), roles
 	return func(w http.ResponseWriter, r *http.Request) {
 		evidence, _ := r.Context().Value(evidenceKey{}).(Evidence)
 		who, err := k.attestor.Attest(r.Context(), evidence)
-		if err == nil && len(roles) > 0 && who.Role != roles[0] {
-			err = fmt.Errorf("%w: this is for %s, not for %s", ErrUnknown, roles[0], who.Role)
+		if err == nil && len(roles) > 0 && !slices.Contains(roles, who.Role) {
+			err = fmt.Errorf("%w: this is for %s, not for %s", ErrUnknown, anyOf(roles), who.Role)
 		}
 		if err != nil {
 			status := http.StatusServiceUnavailable
@@ -174,6 +176,19 @@ func (k *Keeper) known(h func(http.ResponseWriter, *http.Request, Caller), roles
 		}
 		h(w, r, who)
 	}
+}
+
+// anyOf is "pilot, citadel or mixer".
+func anyOf(roles []mesh.Role) string {
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = string(r)
+	}
+	last := len(names) - 1
+	if last == 0 {
+		return names[0]
+	}
+	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
 func (k *Keeper) attest(w http.ResponseWriter, r *http.Request, who Caller) {

@@ -145,7 +145,7 @@ func TestServerRefuses(t *testing.T) {
 		"strangers":                  {err: fmt.Errorf("%w: process 7", ErrUnknown), method: "POST", path: "attest", status: 403, answer: `{"error":"not a process of this mesh: process 7"}`},
 		"the impatient":              {err: ErrTooMany, method: "POST", path: "attest", status: 429},
 		"while the engine is away":   {err: errEngine, method: "POST", path: "attest", status: 503, answer: "connection refused"},
-		"facts to a proxy":           {who: webProxy, method: "GET", path: "facts", status: 403, answer: "this is for pilot, not for proxy"},
+		"facts to a proxy":           {who: webProxy, method: "GET", path: "facts", status: 403, answer: "this is for pilot, citadel or mixer, not for proxy"},
 		"a bundle from a proxy":      {who: webProxy, method: "PUT", path: "bundle", status: 403, answer: "this is for citadel"},
 		"a bundle from pilot":        {who: pilot, method: "PUT", path: "bundle", status: 403},
 		"a hash of another size":     {who: webProxy, method: "POST", path: "attest", body: `{"keyHash":"AAAA"}`, status: 400, answer: "3 bytes, want 32"},

@@ -392,7 +392,7 @@ func (w *watcher) inspectNetworks(ctx context.Context, known map[string]tracked,
 func (w *watcher) publish() error {
 	views := make([]heal.Container, 0, len(w.known))
 	for id, t := range w.known {
-		view := healView(t.Container, t.ticks)
+		view := healView(t.Container, procRoot, t.ticks)
 		_, view.Stopping = w.stopping[id]
 		view.ByItself = w.ends[id].byItself
 		views = append(views, view)

@@ -33,6 +33,17 @@ const SelfTestIP = "127.0.0.77"
 // capture listeners to the proxy. The leading "@" is Go's spelling of the abstract namespace.
 const HandoverSocket = "@composure/listeners"
 
+// DNSSocket is the abstract unix socket at which the sandbox lends the proxy the sockets at PortDNS.
+const DNSSocket = "@composure/dns"
+
+// DockerDNS is the address of Docker's resolver in each namespace on a user-defined network
+// (https://docs.docker.com/engine/network/#dns-services).
+const DockerDNS = "127.0.0.11"
+
+// VirtualNetwork is where the addresses are that stand for services which have none of their own: the network of Istio's
+// automatic allocation. Nothing is there; the proxy knows what is meant.
+const VirtualNetwork = "240.240.0.0/16"
+
 // RunDir is where the mesh's shared volume is mounted in the mesh's own containers. Each plane owns one
 // directory below it and is the only writer there; proxies mount the whole read-only.
 const RunDir = "/run/composure"

@@ -111,7 +111,7 @@ func series(name string, code string, n uint64) report.HTTPSeries {
 func exposition(t *testing.T, sums *totals) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := writeMetrics(&b, sums.collect(), "test"); err != nil {
+	if err := writeMetrics(&b, sums.collect(), func(string) bool { return true }, "test"); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()

@@ -13,7 +13,11 @@ import (
 // serveMetrics answers with everything that the proxies have counted, then what mixer knows of itself.
 func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	var body bytes.Buffer // so that an error is still an error, not half an exposition
-	if err := writeMetrics(&body, s.totals.collect(), s.cfg.Version); err != nil {
+	if err := writeMetrics(&body, s.totals.collect(), s.wanted(), s.cfg.Version); err != nil {
+		httpx.Error(w, http.StatusInternalServerError, err)
+		return
+	}
+	if err := s.handlers.WriteMetrics(&body); err != nil {
 		httpx.Error(w, http.StatusInternalServerError, err)
 		return
 	}
@@ -21,8 +25,11 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	_, _ = body.WriteTo(w) // the client is gone: nobody to tell
 }
 
-func writeMetrics(w io.Writer, s snapshot, version string) error {
+func writeMetrics(w io.Writer, s snapshot, wanted func(string) bool, version string) error {
 	if err := report.WriteText(w, s.http, s.tcp); err != nil {
+		return err
+	}
+	if err := s.custom.writeText(w, wanted); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, `# HELP composure_mixer_reports_total Reports received, by what became of them: accepted; stale, as a later one was counted before; refused.

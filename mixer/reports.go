@@ -14,6 +14,7 @@ import (
 
 	"github.com/composure-mesh/composure/internal/httpx"
 	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/report"
 )
 
@@ -23,8 +24,27 @@ const maxReportBytes = 16 << 20
 
 func (s *Server) reportsHandler() http.Handler {
 	mux := http.NewServeMux()
+	s.HandleMesh(mux)
+	mux.HandleFunc("GET /v1/leases", s.serveCounts)
+	mux.HandleFunc("POST /v1/leases", s.serveLeases)
 	mux.HandleFunc("POST /v1/reports", s.serveReport)
+	mux.HandleFunc("POST /v1/entries", s.serveEntries)
+	mux.HandleFunc("GET /v1/traffic", s.serveTraffic)
 	return mux
+}
+
+// serveTraffic tells pilot what came of the requests to some workloads: ?workload=NAME, repeated. A rollout is judged by it.
+func (s *Server) serveTraffic(w http.ResponseWriter, r *http.Request) {
+	id, err := peerID(r, time.Now())
+	if err != nil {
+		httpx.Error(w, http.StatusUnauthorized, err)
+		return
+	}
+	if pilot, err := mesh.PlaneID(s.cfg.TrustDomain, mesh.RolePilot); err != nil || id != pilot {
+		httpx.Error(w, http.StatusForbidden, fmt.Errorf("%s is not pilot: traffic is told to pilot alone", id))
+		return
+	}
+	httpx.JSON(w, s.totals.traffic(r.URL.Query()["workload"]))
 }
 
 // serveReport answers 204 when the report is counted, and also when a later one is: either way the proxy has nothing

@@ -23,6 +23,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/internal/plane"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/report"
 )
@@ -62,6 +63,7 @@ func start(t *testing.T) *world {
 	w := &world{ca: newAuthority(t), plane: plane, log: &syncBuffer{}}
 	w.cfg = Config{
 		Socket: filepath.Join(dir, "mixer.sock"), AdminSocket: filepath.Join(dir, "admin.sock"),
+		KeeperSocket: filepath.Join(dir, "keeper.sock"), StoreFile: filepath.Join(dir, "mixer.db"),
 		Identity: w.ca.issue(t, plane, time.Now().Add(time.Hour)), TrustDomain: mesh.DefaultTrustDomain, Version: "1.2.3",
 		Log: slog.New(slog.NewTextHandler(w.log, nil)),
 	}
@@ -339,7 +341,12 @@ func TestAdmin(t *testing.T) {
 }
 
 func TestHealthNamesTheMissingCertificate(t *testing.T) {
-	srv := &Server{cfg: Config{Identity: fixed{}}, totals: newTotals()}
+	shared, err := plane.New(plane.Config{StoreFile: filepath.Join(t.TempDir(), "mixer.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shared.Close()
+	srv := &Server{Plane: shared, cfg: Config{Identity: fixed{}}, totals: newTotals()}
 	rec := httptest.NewRecorder()
 	srv.adminHandler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/healthz", nil))
 	if rec.Code != http.StatusServiceUnavailable || !strings.Contains(rec.Body.String(), "no certificate yet") {
@@ -349,7 +356,7 @@ func TestHealthNamesTheMissingCertificate(t *testing.T) {
 
 func TestNewNamesWhatIsWrong(t *testing.T) {
 	dir := t.TempDir()
-	good := Config{Socket: filepath.Join(dir, "a.sock"), AdminSocket: filepath.Join(dir, "b.sock"), TrustDomain: "cluster.local"}
+	good := Config{Socket: filepath.Join(dir, "a.sock"), AdminSocket: filepath.Join(dir, "b.sock"), StoreFile: filepath.Join(dir, "mixer.db"), TrustDomain: "cluster.local"}
 	for name, tt := range map[string]struct {
 		change func(*Config)
 		says   string

@@ -73,11 +73,12 @@ type instance struct {
 type counts struct {
 	http    map[report.Labels]report.HTTPSeries
 	tcp     map[report.Labels]report.TCPSeries
+	custom  custom
 	dropped uint64 // exchanges, by the proxy
 }
 
 func newCounts() counts {
-	return counts{http: map[report.Labels]report.HTTPSeries{}, tcp: map[report.Labels]report.TCPSeries{}}
+	return counts{http: map[report.Labels]report.HTTPSeries{}, tcp: map[report.Labels]report.TCPSeries{}, custom: custom{}}
 }
 
 func newTotals() *totals { return &totals{peers: map[spiffeid.ID]*peer{}} }
@@ -103,6 +104,7 @@ func (t *totals) ingest(id spiffeid.ID, r *report.Report, now time.Time) error {
 	for i := range r.TCP {
 		put(t, p, in.tcp, r.TCP[i].Labels, r.TCP[i])
 	}
+	t.replace(p, in, newCustom(r.Metrics))
 	in.sequence, in.heard, in.dropped = r.Sequence, now, max(in.dropped, r.Dropped)
 	t.stats.accepted++
 	return nil
@@ -167,6 +169,17 @@ func put[S any](t *totals, p *peer, series map[report.Labels]S, labels report.La
 	series[labels] = s
 }
 
+// replace makes metrics those of in. They are left out where there is no room for more series.
+func (t *totals) replace(p *peer, in *instance, metrics custom) {
+	more := metrics.size() - in.custom.size()
+	if more > 0 && (t.held+more > maxSeries || p.held+more > maxSeriesOfPeer) {
+		t.stats.droppedSeries += uint64(more)
+		return
+	}
+	t.hold(p, more)
+	in.custom = metrics
+}
+
 // check says whether r can replace the last word of in.
 func (in *instance) check(r *report.Report) error {
 	if r.Sequence <= in.sequence {
@@ -185,6 +198,9 @@ func (in *instance) check(r *report.Report) error {
 			(s.Opened < last.Opened || s.Closed < last.Closed || s.Sent < last.Sent || s.Received < last.Received) {
 			return fmt.Errorf("tcp[%d] %w", i, errFell)
 		}
+	}
+	if in.custom.fell(newCustom(r.Metrics)) {
+		return fmt.Errorf("metrics %w", errFell)
 	}
 	return nil
 }
@@ -236,6 +252,11 @@ func (w *workload) retire(name string, in *instance) int {
 		}
 		w.base.tcp[labels] = s
 	}
+	before := w.base.custom.size() + in.custom.size()
+	for _, m := range in.custom.metrics() {
+		w.base.custom.add(&m)
+	}
+	freed += before - w.base.custom.size()
 	w.base.dropped += in.dropped
 	delete(w.instances, name)
 	w.retired = append(w.retired, name)
@@ -249,6 +270,7 @@ func (w *workload) retire(name string, in *instance) int {
 type snapshot struct {
 	http             []report.HTTPSeries
 	tcp              []report.TCPSeries
+	custom           custom
 	stats            stats
 	held, instances  int
 	droppedExchanges uint64
@@ -258,9 +280,12 @@ type snapshot struct {
 func (t *totals) collect() snapshot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := snapshot{stats: t.stats}
+	s := snapshot{stats: t.stats, custom: custom{}}
 	add := func(c *counts) {
-		s.held += len(c.http) + len(c.tcp)
+		s.held += len(c.http) + len(c.tcp) + c.custom.size()
+		for _, m := range c.custom.metrics() {
+			s.custom.add(&m)
+		}
 		s.droppedExchanges += c.dropped
 		s.http = slices.AppendSeq(s.http, maps.Values(c.http))
 		s.tcp = slices.AppendSeq(s.tcp, maps.Values(c.tcp))
@@ -275,4 +300,27 @@ func (t *totals) collect() snapshot {
 		}
 	}
 	return s
+}
+
+// traffic is what the given workloads have served, by the word of their clients' proxies.
+func (t *totals) traffic(workloads []string) report.Traffic {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var sum report.Traffic
+	add := func(c *counts) {
+		for l, s := range c.http {
+			if l.Reporter == report.ReporterSource && slices.Contains(workloads, l.Destination.Workload) {
+				sum.Add(&s)
+			}
+		}
+	}
+	for _, p := range t.peers {
+		for _, w := range p.workloads {
+			add(&w.base)
+			for _, in := range w.instances {
+				add(&in.counts)
+			}
+		}
+	}
+	return sum
 }

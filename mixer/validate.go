@@ -38,6 +38,9 @@ func validate(id spiffeid.ID, r *report.Report) error {
 	if r.Dropped > maxCount {
 		return fmt.Errorf("dropped: %d, want at most %d", r.Dropped, maxCount)
 	}
+	if err := validateMetrics(r.Metrics); err != nil {
+		return err
+	}
 	seen := make(map[report.Labels]bool, len(r.HTTP))
 	for i := range r.HTTP {
 		if err := validateHTTP(id, &r.HTTP[i], seen); err != nil {

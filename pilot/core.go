@@ -1,10 +1,12 @@
 package pilot
 
 import (
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -92,8 +94,44 @@ func list(u *unstructured.Unstructured, path ...string) []map[string]any {
 	return maps
 }
 
+// core keeps the core resources true to the facts once somebody has asked for them: in a big mesh they are most of what
+// pilot would hold.
+type core struct {
+	store *apiserver.Store
+	log   *slog.Logger
+
+	mu    sync.Mutex
+	facts *mesh.Facts // that store is made of; nil while nobody has asked
+}
+
+// asked is called before somebody reads the core resources.
+func (c *core) asked(facts func() *mesh.Facts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.update(facts())
+}
+
+// received is called when there are new facts, for those who watch.
+func (c *core) received(facts func() *mesh.Facts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.facts != nil {
+		c.update(facts())
+	}
+}
+
+func (c *core) update(facts *mesh.Facts) {
+	if facts == nil || c.facts == facts {
+		return
+	}
+	c.facts = facts
+	if err := updateCore(c.store, facts); err != nil {
+		c.log.Error("update services, endpoints and pods", "error", err)
+	}
+}
+
 // updateCore makes the core resources those of facts.
-func updateCore(store *apiserver.Store, facts mesh.Facts) error {
+func updateCore(store *apiserver.Store, facts *mesh.Facts) error {
 	var pods, services, endpoints []*unstructured.Unstructured
 	behind := map[[2]string][]*mesh.Workload{} // by namespace and service
 	for i := range facts.Workloads {

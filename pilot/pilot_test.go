@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -26,10 +27,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/internal/plane/status"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/pilot"
-	"github.com/composure-mesh/composure/pilot/status"
 )
 
 // source is an identity that does not change.
@@ -172,7 +173,7 @@ func (h *harness) path(name string) string { return filepath.Join(h.dir, name) }
 func (h *harness) run() {
 	h.t.Helper()
 	p, err := pilot.New(pilot.Config{
-		TrustDomain: "cluster.local", KeeperSocket: h.path("keeper.sock"), MeshSocket: h.path("pilot.sock"), AdminSocket: h.path("admin.sock"),
+		TrustDomain: "cluster.local", KeeperSocket: h.path("keeper.sock"), MixerSocket: h.path("mixer.sock"), MeshSocket: h.path("pilot.sock"), AdminSocket: h.path("admin.sock"),
 		StoreFile: h.path("store.db"), Identity: h.ca.issue("spiffe://cluster.local/ns/composure-system/sa/pilot"), Version: "test", Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -249,6 +250,9 @@ type proxyClient struct {
 	http     *http.Client
 	body     io.Closer
 	lines    *bufio.Scanner
+	have     string // the query that says what it has; empty for a proxy that knows no changes
+	last     *snapshot.Snapshot
+	line     []byte // the last
 }
 
 func (h *harness) client(id string) *http.Client {
@@ -269,7 +273,7 @@ func (h *harness) proxy(name string) *proxyClient {
 func (p *proxyClient) connect() {
 	p.h.t.Helper()
 	for {
-		req, err := http.NewRequestWithContext(p.h.t.Context(), http.MethodGet, "https://pilot/v1/snapshots?workload="+p.workload, nil)
+		req, err := http.NewRequestWithContext(p.h.t.Context(), http.MethodGet, "https://pilot/v1/snapshots?workload="+p.workload+p.have, nil)
 		if err != nil {
 			p.h.t.Fatal(err)
 		}
@@ -297,11 +301,17 @@ func (p *proxyClient) next() *snapshot.Snapshot {
 		if len(p.lines.Bytes()) == 0 {
 			continue
 		}
-		var s snapshot.Snapshot
-		if err := json.Unmarshal(p.lines.Bytes(), &s); err != nil {
+		var u snapshot.Update
+		p.line = bytes.Clone(p.lines.Bytes())
+		if err := json.Unmarshal(p.line, &u); err != nil {
 			p.h.t.Fatal(err)
 		}
-		return &s
+		s, err := u.Apply(p.last)
+		if err != nil {
+			p.h.t.Fatal(err)
+		}
+		p.last = s
+		return s
 	}
 	p.h.t.Fatalf("stream of %s ended: %v", p.workload, p.lines.Err())
 	return nil
@@ -378,6 +388,44 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// TestChanges: a proxy that says what it has is sent what has changed, and gets the same as one that does not; after a
+// restart of pilot it is not sent again what it has.
+func TestChanges(t *testing.T) {
+	h := start(t)
+	both := facts(1, workload("reviews-v1", "reviews", "v1", "10.0.0.2"), workload("web", "web", "v1", "10.0.0.3"))
+	h.keeper.facts <- both
+	plain := h.proxy("web")
+	changes := &proxyClient{h: h, workload: "web", http: h.client(identityOf("web")), have: "&have="}
+	changes.connect()
+	same := func(what string) {
+		t.Helper()
+		if want, got := plain.next(), changes.next(); !reflect.DeepEqual(want, got) {
+			t.Errorf("%s: the snapshot is %+v, want %+v", what, got, want)
+		}
+		if strings.Contains(string(plain.line), `"base"`) {
+			t.Errorf("%s: %s was sent to a proxy that knows no changes", what, plain.line)
+		}
+	}
+	same("at first")
+	h.do(h.admin, http.MethodPost, objects+"destinationrules", reviewsRule, http.StatusCreated)
+	same("a rule")
+	if line := string(changes.line); !strings.Contains(line, `"base"`) || strings.Contains(line, "workloads") {
+		t.Errorf("line is %s, want the change of a service alone", line)
+	}
+	moved := workload("web", "web", "v1", "10.0.0.9")
+	h.keeper.facts <- facts(2, workload("reviews-v1", "reviews", "v1", "10.0.0.2"), moved)
+	same("its own address")
+	h.stop()
+	h.run()
+	h.keeper.facts <- facts(1, workload("reviews-v1", "reviews", "v1", "10.0.0.2"), moved)
+	last := changes.last
+	changes.have += last.Version
+	changes.connect()
+	if got := changes.next(); !reflect.DeepEqual(got, last) || len(changes.line) > 100 {
+		t.Errorf("after a restart it is sent %s, want no change", changes.line)
+	}
+}
+
 func TestForeignProxy(t *testing.T) {
 	h := start(t)
 	h.keeper.facts <- facts(1, workload("reviews-v1", "reviews", "v1", "10.0.0.2"), workload("web", "web", "v1", "10.0.0.3"))
@@ -439,12 +487,40 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// What is not applied is analyzed together with what is, and stays unapplied.
+func TestAnalyzeTogether(t *testing.T) {
+	h := start(t)
+	h.keeper.facts <- facts(1, workload("reviews-v1", "reviews", "v1", "10.0.0.2"), workload("web", "web", "v1", "10.0.0.3"))
+	h.proxy("web").next()
+	h.do(h.admin, http.MethodPost, objects+"destinationrules", reviewsRule, http.StatusCreated)
+	const analysis = "http://pilot/debug/analysis"
+	vs := func(subset string) string {
+		return fmt.Sprintf(`[{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"reviews","namespace":"default"},
+			"spec":{"hosts":["reviews"],"http":[{"route":[{"destination":{"host":"reviews","subset":%q}}]}]}}]`, subset)
+	}
+	before, _ := h.do(h.admin, http.MethodGet, analysis, "", http.StatusOK)
+	if body, _ := h.do(h.admin, http.MethodPost, analysis, vs("v1"), http.StatusOK); body != before {
+		t.Errorf("a rule for a subset that is applied: %s, want as without it: %s", body, before)
+	}
+	if body, _ := h.do(h.admin, http.MethodPost, analysis, vs("v9"), http.StatusOK); !strings.Contains(body, `"IST0101"`) {
+		t.Errorf("a rule for no subset: %s", body)
+	}
+	if after, _ := h.do(h.admin, http.MethodGet, analysis, "", http.StatusOK); after != before {
+		t.Errorf("afterwards there is %s, want %s", after, before)
+	}
+	h.do(h.admin, http.MethodPost, analysis, `[{"kind":"Pod"}]`, http.StatusUnprocessableEntity)
+	h.do(h.admin, http.MethodPost, analysis, `{`, http.StatusBadRequest)
+}
+
 func TestCoreResources(t *testing.T) {
 	h := start(t)
 	sick := workload("reviews-v2", "reviews", "v2", "10.0.0.4")
 	sick.Health = "unhealthy"
 	h.keeper.facts <- facts(1, workload("reviews-v1", "reviews", "v1", "10.0.0.2"), sick, workload("web", "web", "v1", "10.0.0.3"))
 	h.proxy("web").next()
+	if body, _ := h.do(h.admin, http.MethodGet, "http://pilot/api", "", http.StatusOK); !strings.Contains(body, `"APIVersions"`) {
+		t.Errorf("/api, by which kubectl finds them, is %s", body)
+	}
 	body, _ := h.do(h.admin, http.MethodGet, "http://pilot/api/v1/namespaces/default/endpoints/reviews", "", http.StatusOK)
 	for _, want := range []string{`"addresses":[{"ip":"10.0.0.2"`, `"notReadyAddresses":[{"ip":"10.0.0.4"`, `"port":9080`} {
 		if !strings.Contains(body, want) {

@@ -12,7 +12,9 @@ import (
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/proxy/listen"
+	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/tcp"
+	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // certificatePatience is how long captured connections wait for the proxy's first certificate, which a proxy that takes
@@ -177,15 +179,14 @@ func inZone(dst netip.AddrPort, of ...netip.AddrPort) netip.AddrPort {
 // dial opens every connection of the proxy to others. What leads back to ourselves is refused.
 func (s *Server) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	ip := to.Addr().Unmap()
-	if ip.IsUnspecified() || ip == selfTestIP {
+	if ip.IsUnspecified() || ip == selfTestIP || table.IsVirtual(ip) {
 		return nil, fmt.Errorf("dial %s: it leads nowhere", to)
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", to.String())
+	conn, err := upstream.DialTCP(ctx, to)
 	if other := s.table.Load().OtherFamily(ip); other.IsValid() && errors.Is(err, syscall.ECONNREFUSED) {
 		// Our own application may listen on one family alone. A client would find that out by a refused connection
 		// and take the other address of the name; with capture its connection to either succeeds.
-		return d.DialContext(ctx, "tcp", netip.AddrPortFrom(other, to.Port()).String())
+		return upstream.DialTCP(ctx, netip.AddrPortFrom(other, to.Port()))
 	}
 	return conn, err
 }

@@ -9,18 +9,15 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/composure-mesh/composure/internal/identity"
+	"github.com/composure-mesh/composure/mesh/settings"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/telemetry"
 )
-
-// DefaultDrain bounds a drain: 25 s, less than the 30 s of stop_grace_period that inject writes.
-const DefaultDrain = 25 * time.Second
 
 // Identity is the live identity of the proxy, an *identity.Agent.
 type Identity interface {
@@ -60,20 +57,14 @@ type Config struct {
 
 	AccessLog       io.Writer
 	AccessLogFormat telemetry.Format
-	// Drain bounds how long connections may go on after Run's context has ended; default DefaultDrain.
-	Drain time.Duration
-	// MaxConnections is how many client connections are served at once; those beyond it are reset. Default half of
-	// RLIMIT_NOFILE, as each needs a second descriptor for its upstream.
-	MaxConnections int
-	// FirstRequest is how long the client of a port declared HTTP, or of a gateway, may send nothing before its connection
-	// is closed; default a minute.
-	FirstRequest time.Duration
+	// Settings are what the user sets of the proxy; nil is settings.Default.
+	Settings *settings.Proxy
 }
 
 // Planes is where the control planes are.
 type Planes struct {
-	PilotSocket, MixerSocket string
-	StateDir                 string
+	PilotSocket, CitadelSocket, MixerSocket string
+	StateDir                                string
 }
 
 // Capture is how captured connections come in.
@@ -85,6 +76,10 @@ type Capture struct {
 	// Own tells whether an address is one of this namespace's, so that an inbound connection to any other is refused:
 	// a neighbour chooses what destination its frames carry. Nil where the destination is not the client's to choose.
 	Own func(netip.Addr) bool
+	// DNS yields the sockets that the application's DNS is led to; nil for none. It is retried while it fails, and called again
+	// when the sandbox is gone. Resolver is the address of the resolver that knows all other names.
+	DNS      func(context.Context) (*listen.HeldDNS, error)
+	Resolver string
 	// SelfTest is the address to dial to see that capture works, mesh.SelfTestIP and any port; invalid for none.
 	SelfTest netip.AddrPort
 }
@@ -100,18 +95,15 @@ func (c *Config) check() error {
 	case c.Capture == nil && len(c.GatewayPorts) == 0:
 		return errors.New("proxy: it needs Capture, or GatewayPorts for a gateway")
 	}
-	if c.Drain == 0 {
-		c.Drain = DefaultDrain
+	if c.Settings == nil {
+		c.Settings = settings.Default()
 	}
-	if c.MaxConnections == 0 {
+	if c.Settings.MaxConnections == 0 {
 		var limit unix.Rlimit
 		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 			return fmt.Errorf("proxy: RLIMIT_NOFILE: %w", err)
 		}
-		c.MaxConnections = int(min(limit.Cur/2, math.MaxInt32)) //nolint:gosec // bounded
-	}
-	if c.FirstRequest == 0 {
-		c.FirstRequest = firstRequest
+		c.Settings.MaxConnections = int(min(limit.Cur/2, math.MaxInt32)) //nolint:gosec // bounded
 	}
 	return nil
 }

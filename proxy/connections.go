@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -19,14 +20,15 @@ type connections struct {
 	limit int // of open
 
 	mu     sync.Mutex
-	open   map[*net.TCPConn]bool  // true: decided what it speaks
-	until  map[*net.TCPConn]int64 // unix seconds at which the certificate of a client's proxy runs out
+	open   map[*net.TCPConn]bool   // true: decided what it speaks
+	until  map[*net.TCPConn]int64  // unix seconds at which the certificate of a client's proxy runs out
+	plain  map[*net.TCPConn]uint16 // ports of ours to which clients send plain text
 	closed bool
 	done   sync.WaitGroup
 }
 
 func newConnections(limit int) *connections {
-	cs := &connections{limit: limit, open: map[*net.TCPConn]bool{}, until: map[*net.TCPConn]int64{}}
+	cs := &connections{limit: limit, open: map[*net.TCPConn]bool{}, until: map[*net.TCPConn]int64{}, plain: map[*net.TCPConn]uint16{}}
 	cs.ctx, cs.cancel = context.WithCancel(context.Background())
 	return cs
 }
@@ -68,6 +70,7 @@ func (cs *connections) end(c *net.TCPConn) {
 	cs.mu.Lock()
 	delete(cs.open, c)
 	delete(cs.until, c)
+	delete(cs.plain, c)
 	cs.mu.Unlock()
 	cs.done.Done()
 }
@@ -94,6 +97,27 @@ func (cs *connections) endUnproven(now time.Time) (n uint64) {
 	for c, until := range cs.until {
 		if now.Unix() > until {
 			delete(cs.until, c)
+			listen.Reset(c)
+			n++
+		}
+	}
+	return n
+}
+
+// plainTo says that a client sends plain text to a port of ours.
+func (cs *connections) plainTo(c *listen.Conn, port uint16) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.plain[listen.TCPOf(c)] = port
+}
+
+// endPlain resets the connections of clients that may send plain text no more. It returns how many they are.
+func (cs *connections) endPlain(may func(remote netip.Addr, port uint16) bool) (n uint64) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for c, port := range cs.plain {
+		if !may(listen.AddrPort(c.RemoteAddr()).Addr(), port) {
+			delete(cs.plain, c)
 			listen.Reset(c)
 			n++
 		}

@@ -20,11 +20,6 @@ const (
 	silence = 50 * time.Millisecond
 	// meshSilence is for clients that have a proxy: it begins with a ClientHello, however busy its machine is.
 	meshSilence = 5 * time.Second
-	// helloTimeout is for the rest of a ClientHello, and again for the handshake.
-	helloTimeout  = 5 * time.Second
-	headerTimeout = 10 * time.Second
-	// firstRequest is how long the client of a port where clients speak first may take to begin.
-	firstRequest = time.Minute
 )
 
 // detected is what a client speaks.
@@ -81,7 +76,7 @@ func (s *Server) detect(ctx context.Context, st *stream) (detected, error) {
 		return s.detectMesh(ctx, st)
 	case isHTTP(st.protocol):
 		// There is no server to speak first.
-		d, err := s.sniff(st, s.cfg.FirstRequest)
+		d, err := s.sniff(st, s.cfg.Settings.FirstByteTimeout)
 		if err == nil && d.kind == listen.Silent {
 			err = os.ErrDeadlineExceeded
 		}
@@ -139,7 +134,7 @@ func (s *Server) race(ctx context.Context, st *stream) (*tcp.Session, bool, erro
 	}
 	limit := time.Duration(0)
 	if st.protocol != mesh.ProtocolAuto && !isOpaque(st.protocol) || mesh.ClientSpeaksFirst(st.OriginalDst.Port()) {
-		limit = s.cfg.FirstRequest
+		limit = s.cfg.Settings.FirstByteTimeout
 	}
 	serverFirst, err := session.ServerSpokeFirst(limit)
 	return session, serverFirst, err
@@ -166,5 +161,5 @@ func (s *Server) sniffTLS(st *stream, quiet time.Duration) (detected, error) {
 }
 
 func (s *Server) timeouts(quiet time.Duration) listen.Timeouts {
-	return listen.Timeouts{Silence: quiet, Handshake: helloTimeout, Header: headerTimeout}
+	return listen.Timeouts{Silence: quiet, Handshake: s.cfg.Settings.HandshakeTimeout, Header: s.cfg.Settings.HeaderTimeout}
 }

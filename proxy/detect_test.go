@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/settings"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/listen"
 )
@@ -67,7 +68,7 @@ func TestOpaquePortIsNotSniffed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := dial(t, addr)
 			// Sooner than the time in which a request line must come to its end.
-			if err := c.SetDeadline(time.Now().Add(headerTimeout / 2)); err != nil {
+			if err := c.SetDeadline(time.Now().Add(settings.Default().HeaderTimeout / 2)); err != nil {
 				t.Fatal(err)
 			}
 			fmt.Fprint(c, "G")
@@ -197,7 +198,7 @@ func TestSilentOnBothSides(t *testing.T) {
 	ln := listenTCP(t, "127.0.0.1:0")
 	to := listen.AddrPort(ln.Addr())
 	cfg := m.serverConfig(listen.Own(nil, m.inbound))
-	cfg.FirstRequest = 50 * time.Millisecond
+	cfg.Settings = set("first-byte-timeout=50ms")
 	cfg.Capture.OriginalDst = func(*net.TCPConn, bool) (netip.AddrPort, error) { return to, nil }
 	declare(t, cfg.Snapshot, to.Port(), mesh.ProtocolTLS)
 	p := run(t, cfg)

@@ -241,16 +241,20 @@ func TestPlanesAway(t *testing.T) {
 	m.web()
 	m.server = run(t, m.serverConfig(listen.Own(nil, m.inbound)))
 	dir := t.TempDir()
-	data, err := json.Marshal(m.snapshot("client"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := atomicfile.Write(filepath.Join(dir, "snapshot.json"), data, 0o600); err != nil {
-		t.Fatal(err)
+	for file, part := range map[string]any{
+		"snapshot.json": m.snapshot("client"), "security.json": &snapshot.Security{}, "usage.json": &snapshot.Usage{},
+	} {
+		data, err := json.Marshal(part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := atomicfile.Write(filepath.Join(dir, file), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	cfg := m.clientConfig(listen.Own(m.outbound, nil))
 	cfg.Snapshot = nil
-	cfg.Control = &Planes{PilotSocket: filepath.Join(dir, "pilot.sock"), MixerSocket: filepath.Join(dir, "mixer.sock"), StateDir: dir}
+	cfg.Control = &Planes{PilotSocket: filepath.Join(dir, "pilot.sock"), CitadelSocket: filepath.Join(dir, "citadel.sock"), MixerSocket: filepath.Join(dir, "mixer.sock"), StateDir: dir}
 	m.client = run(t, cfg)
 	awaitReady(t, m.client)
 	awaitReady(t, m.server)
@@ -265,7 +269,7 @@ func TestNotReadyWithoutASnapshot(t *testing.T) {
 	dir := t.TempDir()
 	cfg := m.clientConfig(nil)
 	cfg.Snapshot = nil
-	cfg.Control = &Planes{PilotSocket: filepath.Join(dir, "pilot.sock"), MixerSocket: filepath.Join(dir, "mixer.sock"), StateDir: dir}
+	cfg.Control = &Planes{PilotSocket: filepath.Join(dir, "pilot.sock"), CitadelSocket: filepath.Join(dir, "citadel.sock"), MixerSocket: filepath.Join(dir, "mixer.sock"), StateDir: dir}
 	cfg.Capture.Acquire = func(context.Context) (*listen.Held, error) {
 		t.Error("the listeners were asked for")
 		return nil, context.Canceled
@@ -280,5 +284,60 @@ func TestNotReadyWithoutASnapshot(t *testing.T) {
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "snapshot: none yet") {
 		t.Errorf("%d %q, %v", resp.StatusCode, body, err)
+	}
+}
+
+// TestServesWithAllParts: whatever order the planes' parts come in, nothing is in force before the last.
+func TestServesWithAllParts(t *testing.T) {
+	m := newMesh(t)
+	dir := t.TempDir()
+	cfg := m.clientConfig(listen.Own(m.outbound, nil))
+	cfg.Snapshot = nil
+	cfg.Control = &Planes{PilotSocket: filepath.Join(dir, "pilot.sock"), CitadelSocket: filepath.Join(dir, "citadel.sock"), MixerSocket: filepath.Join(dir, "mixer.sock"), StateDir: dir}
+	s := run(t, cfg)
+	missing := func() string {
+		reasons, _ := s.ready.State()
+		return strings.Join(reasons, "\n")
+	}
+	for _, part := range []struct {
+		apply   func() error
+		missing string // the part that is waited for still
+	}{
+		{func() error { return s.applyUsage(&snapshot.Usage{Version: "u"}) }, needSecurity},
+		{func() error { return s.applySecurity(&snapshot.Security{Version: "s"}) }, needSnapshot},
+		{func() error { return s.Apply(m.snapshot("client")) }, ""},
+	} {
+		if err := part.apply(); err != nil {
+			t.Fatal(err)
+		}
+		if part.missing == "" {
+			break
+		}
+		if s.snapshot.Load() != nil || s.table.Load().Self() != nil || !strings.Contains(missing(), part.missing+": none yet") {
+			t.Errorf("without the %s part: in force %v, waits for\n%s", part.missing, s.snapshot.Load(), missing())
+		}
+	}
+	got := s.snapshot.Load()
+	if got == nil || got.Security.Version != "s" || got.Usage.Version != "u" || s.table.Load().Self() == nil || strings.Contains(missing(), "none yet: pilot") {
+		t.Errorf("with all parts: in force %+v, waits for\n%s", got, missing())
+	}
+}
+
+func TestCutOff(t *testing.T) {
+	lo, eth := net.Interface{Name: "lo", Flags: net.FlagLoopback | net.FlagUp}, net.Interface{Name: "eth0"}
+	for _, tc := range []struct {
+		name       string
+		interfaces []net.Interface
+		err        error
+		want       bool
+	}{
+		{"connected", []net.Interface{lo, eth}, nil, false},
+		{"the loopback alone", []net.Interface{lo}, nil, true},
+		{"not even that", nil, nil, true},
+		{"unknown", nil, io.EOF, false},
+	} {
+		if got := cutOff(tc.interfaces, tc.err); got != tc.want {
+			t.Errorf("%s: cut off is %v", tc.name, got)
+		}
 	}
 }

@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/composure-mesh/composure/mesh"
@@ -14,13 +17,14 @@ import (
 	"github.com/composure-mesh/composure/proxy/listen"
 )
 
-// freePort is a port that nobody listens on at this moment.
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	ln := listenTCP(t, "127.0.0.1:0")
-	defer ln.Close()
-	return listen.AddrPort(ln.Addr()).Port()
-}
+// edge is an address of this process's own, where gateways listen: a port that is free on 127.0.0.1 is taken by the next who
+// asks for any.
+var edge = fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()>>16&63, os.Getpid()>>8&255, os.Getpid()&255)
+
+var edgePorts atomic.Uint32
+
+// edgePort is a port of edge that no other test has.
+func edgePort() uint16 { return uint16(20000 + edgePorts.Add(1)) }
 
 func TestGateway(t *testing.T) {
 	m := newMesh(t)
@@ -28,12 +32,12 @@ func TestGateway(t *testing.T) {
 	m.server = run(t, m.serverConfig(listen.Own(nil, m.inbound)))
 	awaitReady(t, m.server)
 
-	given, further := freePort(t), freePort(t)
+	given, further := edgePort(), edgePort()
 	bare := m.snapshot("client")
 	bare.VirtualHosts = nil
-	gw := run(t, Config{Identity: m.ca.Agent("client", clientID), Snapshot: bare, GatewayPorts: []uint16{given}, GatewayHost: "127.0.0.1"})
+	gw := run(t, Config{Identity: m.ca.Agent("client", clientID), Snapshot: bare, GatewayPorts: []uint16{given}, GatewayHost: edge})
 	awaitReady(t, gw)
-	address := func(port uint16) string { return at("127.0.0.1", port).String() }
+	address := func(port uint16) string { return at(edge, port).String() }
 	if code, _ := get(t, httpClient(t, address(given), ""), "http://shop.example/"); code != http.StatusNotFound {
 		t.Errorf("before there is a Gateway: %d, want 404", code)
 	}
@@ -120,7 +124,7 @@ func TestSelfTest(t *testing.T) {
 	if err := selfTest(t.Context(), listen.AddrPort(other.Addr())); err == nil || !strings.Contains(err.Error(), "somebody else") {
 		t.Errorf("answered by somebody else: %v", err)
 	}
-	if err := selfTest(t.Context(), at("127.0.0.1", freePort(t))); err == nil || !strings.Contains(err.Error(), "nothing is captured") {
+	if err := selfTest(t.Context(), at(edge, edgePort())); err == nil || !strings.Contains(err.Error(), "nothing is captured") {
 		t.Errorf("refused: %v", err)
 	}
 }

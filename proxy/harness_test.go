@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/settings"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/proxytest"
@@ -164,16 +165,28 @@ func (m *testMesh) start() *testMesh {
 
 func (m *testMesh) clientConfig(held *listen.Held) Config {
 	return Config{
-		Identity: m.ca.Agent("client", clientID), Snapshot: m.snapshot("client"), Drain: 10 * time.Second,
+		Identity: m.ca.Agent("client", clientID), Snapshot: m.snapshot("client"), Settings: set("drain=10s"),
 		Capture: &Capture{Acquire: once(held), OriginalDst: m.originalDst},
 	}
 }
 
 func (m *testMesh) serverConfig(held *listen.Held) Config {
 	return Config{
-		Identity: m.ca.Agent("server", serverID), Snapshot: m.snapshot("server"), Drain: 10 * time.Second,
+		Identity: m.ca.Agent("server", serverID), Snapshot: m.snapshot("server"), Settings: set("drain=10s"),
 		Capture: &Capture{Acquire: once(held), OriginalDst: m.originalDst},
 	}
+}
+
+// set are the default settings with others, each name=value.
+func set(values ...string) *settings.Proxy {
+	p := settings.Default()
+	for _, v := range values {
+		name, value, _ := strings.Cut(v, "=")
+		if err := settings.Find(name).Set(p, value); err != nil {
+			panic(err)
+		}
+	}
+	return p
 }
 
 func once(h *listen.Held) func(context.Context) (*listen.Held, error) {

@@ -13,10 +13,10 @@ import (
 func TestConnectionLimit(t *testing.T) {
 	m := newMesh(t)
 	cfg := m.clientConfig(listen.Own(m.outbound, nil))
-	cfg.MaxConnections = 2
+	cfg.Settings = set("max-connections=2")
 	p := run(t, cfg)
 	awaitReady(t, p)
-	for range cfg.MaxConnections {
+	for range cfg.Settings.MaxConnections {
 		dial(t, m.at(webIP)) // silent, and so open
 	}
 	c, err := net.Dial("tcp", m.at(webIP))

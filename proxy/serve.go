@@ -13,7 +13,9 @@ import (
 
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
+	"github.com/composure-mesh/composure/proxy/extauth"
 	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/tcp"
@@ -29,6 +31,8 @@ type stream struct {
 	protocol mesh.Protocol
 	// fromMesh says that the client has a proxy, which begins with a ClientHello of its own.
 	fromMesh bool
+	// headerless says that the port wants a PROXY header, and none has come: what has must be mutual TLS of the mesh.
+	headerless bool
 }
 
 // rest is what is left to do for a connection once it is clear what it speaks and where it goes; nil is nothing. The
@@ -73,10 +77,18 @@ func (s *Server) serveInbound(ctx context.Context, c *net.TCPConn) rest {
 		target:     inboundTarget(t, dst),
 		protocol:   t.Protocol(dst),
 	}
-	if w := t.Workload(st.Remote.Addr()); w != nil && w.Identity != "" && s.cfg.Identity != nil {
+	mode, _ := t.Mode(dst.Port())
+	if w := t.Workload(st.Remote.Addr()); w != nil && w.Identity != "" && s.cfg.Identity != nil && mode != snapshot.Disable {
 		st.fromMesh = true
 	}
 	st.target.Ends.Source = t.Peer(st.Remote.Addr(), "")
+	if err := s.named(st); err != nil {
+		s.undecided(st, err)
+		return nil
+	}
+	if !t.TakesPlainText(st.Remote.Addr(), dst.Port()) {
+		return s.serveProven(ctx, st)
+	}
 	return s.serve(ctx, st)
 }
 
@@ -140,8 +152,18 @@ func (s *Server) serve(ctx context.Context, st *stream) rest {
 	if found.hello != nil {
 		st.ServerName = found.hello.ServerName
 	}
+	isMesh := s.isMesh(st, found.hello)
+	if st.headerless && !isMesh {
+		abandon(found.session)
+		s.undecided(st, errHeaderless)
+		return nil
+	}
+	if st.Direction == exchange.Inbound && !isMesh && !s.stillPlain(st) {
+		abandon(found.session)
+		return nil
+	}
 	switch {
-	case s.isMesh(st, found.hello):
+	case isMesh:
 		abandon(found.session)
 		return s.terminate(ctx, st)
 	case found.http2(st.protocol):
@@ -168,7 +190,7 @@ func (s *Server) isMesh(st *stream, hello *listen.Hello) bool {
 // terminate ends the mutual TLS of a peer's proxy; what is inside is to be served.
 func (s *Server) terminate(ctx context.Context, st *stream) rest {
 	conn := tls.Server(st.client, s.meshTLS)
-	shake, cancel := context.WithTimeout(ctx, helloTimeout)
+	shake, cancel := context.WithTimeout(ctx, s.cfg.Settings.HandshakeTimeout)
 	err := conn.HandshakeContext(shake)
 	cancel()
 	var peer string
@@ -214,6 +236,10 @@ func (s *Server) ended(conn *exchange.Connection, err error) {
 
 // pass serves the connection as bytes, with the server that is connected already, if one is.
 func (s *Server) pass(ctx context.Context, st *stream, session *tcp.Session) rest {
+	if st.Direction != exchange.Outbound && st.target.Flag == exchange.FlagNone && s.forbids(ctx, st) {
+		abandon(session) // nothing of what the client sent has reached it
+		session = nil
+	}
 	if session == nil {
 		var err error
 		if session, err = s.tcp.Connect(ctx, st.client, st.Connection, st.target); err != nil {
@@ -224,17 +250,70 @@ func (s *Server) pass(ctx context.Context, st *stream, session *tcp.Session) res
 	return session.Run
 }
 
+// forbids asks the policies, in the order in which requests meet them (proxy/table/checks.go), and notes what they say.
+func (s *Server) forbids(ctx context.Context, st *stream) bool {
+	t := s.table.Load()
+	if s.unauthorized(ctx, t, st) {
+		return true
+	}
+	if st.target.Refused = t.Access().CheckConnection(st.Connection); st.target.Refused != "" {
+		return true
+	}
+	reason := t.Rules().CheckConnection(st.Connection, st.target.Ends)
+	if reason != "" {
+		s.log.Debug("refused a connection", "remote", st.Remote, "original_destination", st.OriginalDst, "reason", reason)
+		st.target.Flag = exchange.FlagUnauthorized
+	}
+	return reason != ""
+}
+
+// unauthorized asks the extension providers that have to allow the connection. Those of HTTP know of requests alone: as in
+// Istio, they are not asked.
+func (s *Server) unauthorized(ctx context.Context, t *table.Table, st *stream) bool {
+	for _, asked := range t.Access().AskConnection(st.Connection) {
+		p := t.Authorizer(asked.Provider)
+		switch {
+		case p == nil:
+			st.target.Refused = extauth.Unknown(asked.Rule.Name).Details
+		case p.GRPC:
+			self := ""
+			if w := t.Self(); w != nil {
+				self = w.Identity
+			}
+			q := extauth.New(p, asked.Rule.Name, self, st.Connection, nil, extauth.Body{})
+			q.Ask(ctx, s.transport)
+			var err error
+			if st.target.Refused, err = q.Refused(); err != nil {
+				s.log.Debug("an external authorizer can't be asked", "rule", asked.Rule.Name, "fail_open", p.FailOpen, "error", err)
+			}
+		}
+		if st.target.Refused != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // refuse answers a failed dial: its connect() has succeeded long ago, so only RST can tell the client.
 func (s *Server) refuse(st *stream, err error) {
-	s.stats.connectFailed.Add(1)
-	s.log.Debug("upstream can't be reached", "destination", st.target.Addr, "error", err)
+	if st.target.Refused == "" {
+		s.stats.connectFailed.Add(1)
+	}
+	s.log.Debug("refused a connection", "remote", st.Remote, "destination", st.target.Addr, "error", err)
 	listen.Reset(st.client)
 }
 
 // undecided ends a connection whose client left or dallied before it was clear what it speaks.
 func (s *Server) undecided(st *stream, err error) {
-	var dial *dialError
+	var (
+		dial   *dialError
+		header *headerError
+	)
 	switch {
+	case errors.As(err, &header):
+		s.stats.badHeaders.Add(1)
+		s.log.Info("refused a connection", "remote", st.Remote, "original_destination", st.OriginalDst, "error", err)
+		listen.Reset(st.client)
 	case errors.As(err, &dial):
 		s.refuse(st, dial.error)
 	case errors.Is(err, listen.ErrSlow):

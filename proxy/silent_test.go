@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -16,7 +15,7 @@ import (
 func TestSilentHTTPClient(t *testing.T) {
 	m := newMesh(t)
 	cfg := m.clientConfig(listen.Own(m.outbound, nil))
-	cfg.FirstRequest = 50 * time.Millisecond
+	cfg.Settings = set("first-byte-timeout=50ms")
 	for i := range cfg.Snapshot.Workloads {
 		cfg.Snapshot.Workloads[i].Ports = []snapshot.Port{{Number: m.port, Protocol: mesh.ProtocolHTTP}}
 	}
@@ -41,11 +40,11 @@ func wantClosed(t *testing.T, p *running, c net.Conn) {
 
 func TestSilentGatewayClient(t *testing.T) {
 	m := newMesh(t)
-	port := freePort(t)
+	port := edgePort()
 	p := run(t, Config{
-		Identity: m.ca.Agent("client", clientID), Snapshot: m.snapshot("client"), GatewayPorts: []uint16{port}, GatewayHost: "127.0.0.1",
-		FirstRequest: 50 * time.Millisecond,
+		Identity: m.ca.Agent("client", clientID), Snapshot: m.snapshot("client"), GatewayPorts: []uint16{port}, GatewayHost: edge,
+		Settings: set("first-byte-timeout=50ms"),
 	})
 	awaitReady(t, p)
-	wantClosed(t, p, dial(t, at("127.0.0.1", port).String()))
+	wantClosed(t, p, dial(t, at(edge, port).String()))
 }

@@ -12,7 +12,7 @@ import (
 
 // counters are the proxy's own, for /stats.
 type counters struct {
-	accepted, acceptErrors, overLimit, notRedirected, foreign, slowClients, unproven, connectFailed, panics atomic.Uint64
+	accepted, acceptErrors, overLimit, notRedirected, foreign, slowClients, unproven, closedServer, connectFailed, plainRefused, badHeaders, panics atomic.Uint64
 
 	handshakes [len(handshakeReasons)]atomic.Uint64
 }
@@ -52,7 +52,10 @@ func (c *counters) values() map[string]uint64 {
 		"listen.foreign":        c.foreign.Load(),
 		"listen.over_limit":     c.overLimit.Load(),
 		"listen.slow_clients":   c.slowClients.Load(),
+		"listen.bad_headers":    c.badHeaders.Load(),
 		"tls.unproven_ended":    c.unproven.Load(),
+		"tls.plain_refused":     c.plainRefused.Load(),
+		"tls.server_closed":     c.closedServer.Load(),
 		"tcp.connect_failed":    c.connectFailed.Load(),
 		"connections.panics":    c.panics.Load(),
 	}

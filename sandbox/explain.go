@@ -22,6 +22,7 @@ var features = map[string][2]string{
 	"-m connmark":  {"xt_connmark", "xt_connmark"},
 	"-m owner":     {"xt_owner", "xt_owner"},
 	"-m tcp":       {"xt_tcpudp", "xt_tcpudp"},
+	"-m udp":       {"xt_tcpudp", "xt_tcpudp"},
 	"-j CONNMARK":  {"xt_connmark", "xt_connmark"},
 	"-j REDIRECT":  {"xt_REDIRECT", "xt_REDIRECT"},
 	"-j REJECT":    {"ipt_REJECT", "ip6t_REJECT"},

@@ -53,7 +53,12 @@ func TestRerun(t *testing.T) {
 				t.Errorf("Docker's chain became\n%s", got)
 			}
 			output := strings.Split(strings.TrimSpace(ours.iptables(t, nf.Backend, "-t nat -S OUTPUT")), "\n")
-			want := []string{"-P OUTPUT ACCEPT", "-A OUTPUT -p tcp -j COMPOSURE_OUT", "-A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT"}
+			want := []string{
+				"-P OUTPUT ACCEPT",
+				"-A OUTPUT -d 127.0.0.11/32 -p tcp -m tcp --dport 53 -j COMPOSURE_DNS",
+				"-A OUTPUT -d 127.0.0.11/32 -p udp -m udp --dport 53 -j COMPOSURE_DNS",
+				"-A OUTPUT -p tcp -j COMPOSURE_OUT", "-A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT",
+			}
 			if d := cmp.Diff(want, output); d != "" {
 				t.Errorf("OUTPUT (-want +got)\n%s", d)
 			}

@@ -38,6 +38,7 @@ type Options struct {
 const (
 	chainIn       = "COMPOSURE_IN"
 	chainOut      = "COMPOSURE_OUT"
+	chainDNS      = "COMPOSURE_DNS"
 	chainGuardIn  = "COMPOSURE_GUARD_IN"
 	chainGuardOut = "COMPOSURE_GUARD_OUT"
 	chainProxy    = "COMPOSURE_PROXY"
@@ -126,7 +127,24 @@ func capture(f Family, o Options) Table {
 		add(chainOut, c+"-j RETURN")
 	}
 	add(chainOut, redirect(mesh.PortOutbound))
+	if f == IPv4 { // Docker's resolver has no other address
+		captureDNS(&t)
+	}
 	return t
+}
+
+// captureDNS leads what asks Docker's resolver to mesh.PortDNS, save the proxy and the sandbox, who pass on to the resolver
+// what is none of the mesh's names. Only that one address is matched: the engine's own lookups leave from inside the
+// namespace, for the servers behind the resolver, and must not come back to it.
+func captureDNS(t *Table) {
+	t.Chains = append(t.Chains, chainDNS)
+	for _, uid := range []int{mesh.UIDProxy, mesh.UIDSandbox} {
+		t.Rules = append(t.Rules, Rule{chainDNS, fmt.Sprintf("-m owner --uid-owner %d -j RETURN", uid)})
+	}
+	for _, proto := range []string{"udp", "tcp"} {
+		t.Rules = append(t.Rules, Rule{chainDNS, fmt.Sprintf("-p %s -j REDIRECT --to-ports %d", proto, mesh.PortDNS)})
+		t.Jumps = append(t.Jumps, Rule{"OUTPUT", fmt.Sprintf("-d %s/32 -p %s -m %s --dport %d -j %s", mesh.DockerDNS, proto, proto, dnsPort, chainDNS)})
+	}
 }
 
 // guard is the filter table, which sees packets after the nat table has decided. What passes first is what

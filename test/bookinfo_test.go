@@ -33,11 +33,12 @@ func corpus(t *testing.T, file string) string {
 }
 
 // bookinfo starts the example application in the mesh behind a gateway on a free port, and returns the gateway's
-// URL. Nothing is applied yet.
-func bookinfo(t *testing.T) (p *project, gateway string) {
+// URL. Nothing is applied yet. Each old text among the replacements gives way to the new one behind it.
+func bookinfo(t *testing.T, replacements ...string) (p *project, gateway string) {
 	t.Helper()
 	file := must(os.ReadFile(filepath.Join(root, "examples", "bookinfo", "docker-compose.yml")))
-	p = newProject(t, map[string]string{"docker-compose.yml": string(file), ".env": "BOOKINFO_PORT=0\n"})
+	text := strings.NewReplacer(replacements...).Replace(string(file))
+	p = newProject(t, map[string]string{"docker-compose.yml": text, ".env": "BOOKINFO_PORT=0\n"})
 	p.inject("--ingress", "127.0.0.1:0:80")
 	p.up()
 	return p, "http://" + p.published("istio-ingressgateway", 80)

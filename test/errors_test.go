@@ -18,7 +18,7 @@ func TestBadInput(t *testing.T) {
 			want       []string
 		}{
 			{"malformed YAML", "services:\n  web:\n    image: [\n", []string{"docker-compose.yml"}},
-			{"unknown field", "services:\n  web:\n    image: x\n    prots: ['80:80']\n", []string{"docker-compose.yml", "web", "prots"}},
+			{"wrong type", "services:\n  web:\n    image: x\n    ports: {a: b}\n", []string{"docker-compose.yml", "web", "ports"}},
 			{"no such service", "services:\n  web:\n    image: x\n    depends_on: [db]\n", []string{"web", "db"}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
@@ -34,6 +34,18 @@ func TestBadInput(t *testing.T) {
 		}
 	})
 
+	t.Run("a field of a compose file that is not known", func(t *testing.T) {
+		p := newProject(t, map[string]string{"docker-compose.yml": "services:\n  web:\n    image: x\n    prots: ['80:80']\n"})
+		r := p.tryMeshctl("compose", "inject")
+		if note := "docker-compose.yml:4: services.web.prots: not known"; r.code != 0 || !strings.Contains(r.stderr, note) || !strings.Contains(r.stderr, "did you mean ports?") {
+			t.Errorf("exit %d, stderr %q; want the note %q and what was meant", r.code, r.stderr, note)
+		}
+		refused(t, p.tryMeshctl("compose", "inject", "--strict"), "--strict", "services.web.prots")
+		// The installed Compose does not know it either: it decides, and says so. A command that loads the project shows it.
+		refused(t, p.tryMeshctl("compose", "up", "-d"), "prots")
+		p.write(map[string]string{"docker-compose.yml": "services: {}\n"})
+	})
+
 	p := newProject(t, map[string]string{"docker-compose.yml": walkCompose})
 	p.inject()
 	p.up()
@@ -47,8 +59,8 @@ func TestBadInput(t *testing.T) {
 		{"second of two is bad", someRoute + "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: other}\nspec: {hosts: []}\n",
 			[]string{"bad.yaml", "other", "spec.hosts"}},
 		{"unknown kind", "apiVersion: networking.istio.io/v1\nkind: VirtualServise\nmetadata: {name: x}\n", []string{"bad.yaml", "VirtualServise"}},
-		{"not built yet", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: server}\nspec:\n  hosts: [server]\n  http:\n  - retries: {attempts: 1, retryOn: retriable-headers}\n    route: [{destination: {host: server}}]\n",
-			[]string{"spec.http[0].retries.retryOn", "not supported"}},
+		{"not built yet", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: server}\nspec:\n  hosts: [server]\n  http:\n  - fault: {abort: {http2Error: CANCEL}}\n    route: [{destination: {host: server}}]\n",
+			[]string{"spec.http[0].fault.abort.http2Error", "not supported"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p.t = t

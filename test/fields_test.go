@@ -248,7 +248,8 @@ func (p *project) settings(service string) map[string]any {
 	return all
 }
 
-// names are the aliases of a container but for its id.
+// names are the aliases of a container but for its short id, which the engine adds. A name of hexadecimal digits ("db") may well
+// begin an id.
 func names(c container.InspectResponse, aliases []string) []string {
-	return slices.DeleteFunc(slices.Clone(aliases), func(a string) bool { return strings.HasPrefix(c.ID, a) })
+	return slices.DeleteFunc(slices.Clone(aliases), func(a string) bool { return a == c.ID[:12] })
 }

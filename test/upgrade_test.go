@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// previousMeshctl is a meshctl of another version: that of COMPOSURE_PREVIOUS, such as the commit's before, or this
-// source under another one.
+// previousMeshctl is a meshctl of another version: that of COMPOSURE_PREVIOUS, which an earlier commit was built to with
+// VERSION=previous, or this source under that name.
 func previousMeshctl(t *testing.T) string {
 	t.Helper()
 	if path := os.Getenv("COMPOSURE_PREVIOUS"); path != "" {
@@ -59,7 +59,18 @@ func TestUpgrade(t *testing.T) {
 		}
 		return strings.Join(all, "\n")
 	}
+	if versions := p.meshctl("version", "-o", "json"); strings.Count(versions, `"previous"`) != 6 {
+		t.Fatalf("the planes and proxies before the upgrade are %s, want version previous of all six", versions)
+	}
 	before, running := started(), p.running()
+	flags, restarted := []string{"upgrade"}, sandboxChanged(t, p)
+	if restarted {
+		refused(t, p.tryMeshctl("upgrade"), "the sandboxes have changed", "nothing was done", "--restart-apps")
+		if after := started(); after != before {
+			t.Errorf("something was done; before:\n%s\nafter:\n%s", before, after)
+		}
+		flags = append(flags, "--restart-apps")
+	}
 
 	var wg sync.WaitGroup
 	var load result
@@ -67,12 +78,20 @@ func TestUpgrade(t *testing.T) {
 		script := `ok=0; bad=0; while [ ! -e /tmp/stop ]; do if curl -sS -m 20 --fail -o /dev/null http://server:8000/hostname; then ok=$((ok+1)); else bad=$((bad+1)); fi; done; echo "$ok $bad"`
 		load = p.tryExec("client", "sh", "-c", script)
 	})
-	upgrade := p.tryMeshctl("upgrade")
-	p.exec("client", "touch", "/tmp/stop")
-	wg.Wait()
+	upgrade := p.tryMeshctl(flags...)
 	if upgrade.code != 0 {
 		t.Fatalf("upgrade: exit %d\n%s", upgrade.code, upgrade.stderr)
 	}
+	if restarted { // the load went with the client
+		p.exec("client", "curl", "-sS", "--fail", "-o", "/dev/null", "http://server:8000/hostname")
+		wg.Wait()
+		if after := started(); after == before || strings.Contains(p.meshctl("version", "-o", "json"), "previous") {
+			t.Errorf("not all is new: %s", after)
+		}
+		return
+	}
+	p.exec("client", "touch", "/tmp/stop")
+	wg.Wait()
 	ok, bad, _ := strings.Cut(strings.TrimSpace(load.stdout), " ")
 	t.Logf("%s requests through the upgrade, %s lost", ok, bad)
 	if bad != "0" || len(ok) < 2 {
@@ -110,6 +129,13 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 	t.Run("installed mesh", func(t *testing.T) { testUpgradeInstalled(t, previous) })
+}
+
+// sandboxChanged reports whether the running sandboxes are of another image than this meshctl's.
+func sandboxChanged(t *testing.T, p *project) bool {
+	t.Helper()
+	running := must(engine.ContainerInspect(t.Context(), p.container("server-mesh-sandbox"))).Config.Image
+	return !strings.Contains(p.meshctl("images", "list"), strings.TrimPrefix(running, "composure/sandbox:"))
 }
 
 // testUpgradeInstalled: the planes of a shared mesh come first, and a project that is ahead of them is told so.

@@ -11,14 +11,20 @@ import (
 	"testing"
 )
 
-// TestComposeVersions runs a project with the newest Compose: all other suites have the one that most people have. What inject
-// wrote for projects of every kind is what it takes too. An older Compose than inject needs is refused by name
-// (TestOldCompose in internal/cli).
-func TestComposeVersions(t *testing.T) {
+// withCompose5 has a test use the newest Compose, also by meshctl.
+func withCompose5(t *testing.T) {
+	t.Helper()
 	usual, v5 := compose, filepath.Join(root, ".cache", "tools", "compose-v5")
 	compose = []string{v5}
 	t.Cleanup(func() { compose = usual }) // after the project is taken down
 	t.Setenv("COMPOSURE_COMPOSE", v5)
+}
+
+// TestComposeVersions runs a project with the newest Compose: all other suites have the one that most people have. What inject
+// wrote for projects of every kind is what it takes too. An older Compose than inject needs is refused by name
+// (TestOldCompose in internal/cli).
+func TestComposeVersions(t *testing.T) {
+	withCompose5(t)
 	p := newProject(t, map[string]string{"docker-compose.yml": strings.Replace(scaleCompose, "deploy: {replicas: 2}", "deploy: {replicas: 1}", 1)})
 	if version := p.compose("version", "--short"); !strings.HasPrefix(version, "v5.") && !strings.HasPrefix(version, "5.") {
 		t.Fatalf("docker compose is version %s, want 5", version)

@@ -7,11 +7,17 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of the world's authorities
 
 	"github.com/composure-mesh/composure/citadel"
 	"github.com/composure-mesh/composure/internal/component"
+	"github.com/composure-mesh/composure/internal/plane"
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
 )
 
 func main() {
@@ -19,6 +25,7 @@ func main() {
 }
 
 func run(ctx context.Context, log *slog.Logger, _ []string) error {
+	plane.SaveMemory()
 	lifetime, err := time.ParseDuration(cmp.Or(os.Getenv("COMPOSURE_CERT_LIFETIME"), "24h"))
 	if err != nil {
 		return fmt.Errorf("COMPOSURE_CERT_LIFETIME: %w", err)
@@ -27,6 +34,8 @@ func run(ctx context.Context, log *slog.Logger, _ []string) error {
 		TrustDomain:  cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain),
 		Lifetime:     lifetime,
 		StateDir:     mesh.StateDir,
+		StoreFile:    filepath.Join(mesh.StateDir, "citadel.db"),
+		MutualTLS:    snapshot.MutualTLS(strings.ToUpper(os.Getenv("COMPOSURE_MTLS"))),
 		Socket:       mesh.Socket(mesh.RoleCitadel),
 		AdminSocket:  mesh.AdminSocket,
 		KeeperSocket: mesh.Socket(mesh.RoleKeeper),

@@ -6,10 +6,12 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/composure-mesh/composure/internal/component"
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/internal/lifecycle"
+	"github.com/composure-mesh/composure/internal/plane"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mixer"
 )
@@ -19,6 +21,7 @@ func main() {
 }
 
 func run(ctx context.Context, log *slog.Logger, _ []string) error {
+	plane.SaveMemory()
 	trustDomain := cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain)
 	agent, err := identity.NewAgent(identity.AgentConfig{
 		KeeperSocket:  mesh.Socket(mesh.RoleKeeper),
@@ -32,12 +35,14 @@ func run(ctx context.Context, log *slog.Logger, _ []string) error {
 		return err
 	}
 	srv, err := mixer.New(mixer.Config{
-		Socket:      mesh.Socket(mesh.RoleMixer),
-		AdminSocket: mesh.AdminSocket,
-		Identity:    agent,
-		TrustDomain: trustDomain,
-		Version:     component.Version,
-		Log:         log,
+		Socket:       mesh.Socket(mesh.RoleMixer),
+		AdminSocket:  mesh.AdminSocket,
+		KeeperSocket: mesh.Socket(mesh.RoleKeeper),
+		StoreFile:    filepath.Join(mesh.StateDir, "mixer.db"),
+		Identity:     agent,
+		TrustDomain:  trustDomain,
+		Version:      component.Version,
+		Log:          log,
 	})
 	if err != nil {
 		return err

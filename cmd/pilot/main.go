@@ -11,6 +11,7 @@ import (
 	"github.com/composure-mesh/composure/internal/component"
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/internal/lifecycle"
+	"github.com/composure-mesh/composure/internal/plane"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/pilot"
 )
@@ -20,6 +21,7 @@ func main() {
 }
 
 func run(ctx context.Context, log *slog.Logger, _ []string) error {
+	plane.SaveMemory()
 	trustDomain := cmp.Or(os.Getenv("COMPOSURE_TRUST_DOMAIN"), mesh.DefaultTrustDomain)
 	agent, err := identity.NewAgent(identity.AgentConfig{
 		KeeperSocket: mesh.Socket(mesh.RoleKeeper), CitadelSocket: mesh.Socket(mesh.RoleCitadel), BundleFile: mesh.TrustBundle,
@@ -30,7 +32,7 @@ func run(ctx context.Context, log *slog.Logger, _ []string) error {
 	}
 	p, err := pilot.New(pilot.Config{
 		TrustDomain: trustDomain, KeeperSocket: mesh.Socket(mesh.RoleKeeper),
-		MeshSocket: mesh.Socket(mesh.RolePilot), AdminSocket: mesh.AdminSocket,
+		MixerSocket: mesh.Socket(mesh.RoleMixer), MeshSocket: mesh.Socket(mesh.RolePilot), AdminSocket: mesh.AdminSocket,
 		StoreFile: filepath.Join(mesh.StateDir, "pilot.db"), Identity: agent, Version: component.Version, Log: log,
 	})
 	if err != nil {

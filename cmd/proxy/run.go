@@ -13,11 +13,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/composure-mesh/composure/internal/component"
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/settings"
 	"github.com/composure-mesh/composure/proxy"
 	"github.com/composure-mesh/composure/proxy/control"
 	"github.com/composure-mesh/composure/proxy/listen"
@@ -34,7 +34,7 @@ Environment:
   COMPOSURE_LOG_LEVEL      debug, info, warn or error; default info
   COMPOSURE_ACCESS_LOG     text, json or off; default text
   COMPOSURE_GATEWAY_PORTS  comma-separated ports to listen on; set means gateway
-  COMPOSURE_DRAIN          how long connections may go on after SIGTERM; default 25s
+  COMPOSURE_DRAIN          and one for each other flag with a default that stands below: COMPOSURE_HEADER_SIZE, …
 
 Flags:
 `
@@ -71,9 +71,13 @@ func environment(cfg *proxy.Config) error {
 	if cfg.AccessLogFormat, err = telemetry.ParseFormat(os.Getenv("COMPOSURE_ACCESS_LOG")); err != nil {
 		return fmt.Errorf("COMPOSURE_ACCESS_LOG: %w", err)
 	}
-	if s := os.Getenv("COMPOSURE_DRAIN"); s != "" {
-		if cfg.Drain, err = time.ParseDuration(s); err != nil || cfg.Drain <= 0 {
-			return fmt.Errorf("COMPOSURE_DRAIN: %q: want a duration such as 25s", s)
+	cfg.Settings = settings.Default()
+	for i := range settings.All {
+		s := &settings.All[i]
+		if v := os.Getenv(s.Env()); v != "" {
+			if err := s.Set(cfg.Settings, v); err != nil {
+				return fmt.Errorf("%s: %q: %w", s.Env(), v, err)
+			}
 		}
 	}
 	if s := os.Getenv("COMPOSURE_GATEWAY_PORTS"); s != "" {
@@ -98,13 +102,15 @@ func meshed(cfg *proxy.Config) error {
 			Acquire:     func(ctx context.Context) (*listen.Held, error) { return listen.Acquire(ctx, mesh.HandoverSocket) },
 			OriginalDst: func(c *net.TCPConn, _ bool) (netip.AddrPort, error) { return listen.OriginalDst(c) },
 			Own:         new(listen.Network).Has,
+			DNS:         func(ctx context.Context) (*listen.HeldDNS, error) { return listen.AcquireDNS(ctx, mesh.DNSSocket) },
+			Resolver:    mesh.DockerDNS + ":53",
 			SelfTest:    netip.AddrPortFrom(netip.MustParseAddr(mesh.SelfTestIP), 1),
 		}
 	}
 	cfg.AdminAddr = fmt.Sprintf("127.0.0.1:%d", mesh.PortAdmin)
 	cfg.ReadyAddr, cfg.MetricsAddr = fmt.Sprintf(":%d", mesh.PortReady), fmt.Sprintf(":%d", mesh.PortMetrics)
 	cfg.Control = &proxy.Planes{
-		PilotSocket: mesh.Socket(mesh.RolePilot), MixerSocket: mesh.Socket(mesh.RoleMixer), StateDir: mesh.StateDir,
+		PilotSocket: mesh.Socket(mesh.RolePilot), CitadelSocket: mesh.Socket(mesh.RoleCitadel), MixerSocket: mesh.Socket(mesh.RoleMixer), StateDir: mesh.StateDir,
 	}
 	agent, err := identity.NewAgent(identity.AgentConfig{
 		KeeperSocket: mesh.Socket(mesh.RoleKeeper), CitadelSocket: mesh.Socket(mesh.RoleCitadel), BundleFile: mesh.TrustBundle,
@@ -135,6 +141,14 @@ func alone(cfg *proxy.Config, args []string) error {
 	fs.StringVar(&cfg.AdminAddr, "admin", "", fmt.Sprintf("`ADDRESS` of the admin port; default port %d of --host", mesh.PortAdmin))
 	fs.StringVar(&cfg.ReadyAddr, "ready", "", fmt.Sprintf("`ADDRESS` of the readiness port; default port %d of --host", mesh.PortReady))
 	fs.StringVar(&cfg.MetricsAddr, "metrics", "", fmt.Sprintf("`ADDRESS` of the metrics port; default port %d of --host", mesh.PortMetrics))
+	for i := range settings.All {
+		s := &settings.All[i]
+		text := s.Text
+		if s.Default != "" {
+			text += " (default " + s.Default + ")"
+		}
+		fs.Func(s.Name, text, func(v string) error { return s.Set(cfg.Settings, v) })
+	}
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

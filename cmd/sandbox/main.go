@@ -38,6 +38,11 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 		return err
 	}
 	defer server.Close()
+	names, err := sandbox.ListenDNS(log)
+	if err != nil {
+		return err
+	}
+	defer names.Close()
 	opts.IPv6 = ipv6Mode(server.DualStack())
 	if err := program(ctx, opts, log); err != nil {
 		return err
@@ -53,7 +58,7 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	}
 	debug.FreeOSMemory() // programming is over, and the process may now sit for months
 	log.Info("the namespace is protected; waiting for the proxy")
-	return lifecycle.Run(ctx, server.Run, sandbox.Reap)
+	return lifecycle.Run(ctx, server.Run, names.Run, sandbox.Reap)
 }
 
 // rules programs the rules again, or with --dry-run shows them in the syntax of iptables-save and changes nothing.

@@ -224,7 +224,7 @@ func TestDiscoveryClient(t *testing.T) {
 	for _, l := range lists {
 		got[l.GroupVersion] = len(l.APIResources)
 	}
-	for gv, n := range map[string]int{"v1": 2, "networking.istio.io/v1": 5, "networking.istio.io/v1beta1": 5, "networking.istio.io/v1alpha3": 5} {
+	for gv, n := range map[string]int{"v1": 3, "networking.istio.io/v1": 6, "networking.istio.io/v1beta1": 6, "networking.istio.io/v1alpha3": 6} {
 		if got[gv] != n {
 			t.Errorf("%s has %d resources, want %d", gv, got[gv], n)
 		}

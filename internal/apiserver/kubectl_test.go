@@ -16,6 +16,7 @@ import (
 
 	"github.com/composure-mesh/composure/api"
 	"github.com/composure-mesh/composure/internal/apiserver"
+	"github.com/composure-mesh/composure/internal/testcert"
 )
 
 // newServer serves the kinds of api from a store in a file, and one view, over loopback.
@@ -174,12 +175,12 @@ func TestKubectlServerSideApply(t *testing.T) {
 func TestKubectlRefused(t *testing.T) {
 	server, store := newServer(t)
 	k := newKubectl(t, server.URL)
-	bad := strings.ReplaceAll(reviews("v1", "v1"), "subset:", "subst:") + "    match: [{statPrefix: x}]\n"
+	bad := strings.ReplaceAll(reviews("v1", "v1"), "subset:", "subst:") + "    fault: {delay: {exponentialDelay: 1s}}\n"
 	out, ok := k.run(bad, "apply", "-f", "-")
 	if ok {
 		t.Errorf("want a refusal, got:\n%s", out)
 	}
-	for _, want := range []string{`spec.http[0].route[0].destination.subst: `, `unknown field, did you mean "subset"?`, "spec.http[0].match[0].statPrefix: ", "is not supported yet"} {
+	for _, want := range []string{`spec.http[0].route[0].destination.subst: `, `unknown field, did you mean "subset"?`, "spec.http[0].fault.delay.exponentialDelay: ", "is not supported yet"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("want %q in:\n%s", want, out)
 		}
@@ -224,4 +225,39 @@ func TestKubectlWatch(t *testing.T) {
 	next("MODIFIED")
 	k.must("", []string{"delete", "vs", "reviews"}, "deleted")
 	next("DELETED")
+}
+
+// TestKubectlSecrets: the ways in which people make the secrets of a gateway.
+func TestKubectlSecrets(t *testing.T) {
+	server, store := newServer(t)
+	k := newKubectl(t, server.URL)
+	dir := t.TempDir()
+	crt, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	_, chain, private := testcert.New(t, "shop.example")
+	for file, content := range map[string][]byte{crt: chain, key: private} {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.must("", []string{"create", "secret", "tls", "shop", "--cert", crt, "--key", key}, "secret/shop created")
+	k.must("", []string{"create", "secret", "generic", "shop-cacert", "--from-file=cacert=" + crt}, "secret/shop-cacert created")
+	k.must("", []string{"get", "secrets"}, "kubernetes.io/tls", "Opaque")
+	held := func() string {
+		return store.Get(apiserver.Key{Resource: schema.GroupResource{Resource: "secrets"}, Namespace: "default", Name: "text"}).Object["data"].(map[string]any)["cacert"].(string)
+	}
+	text := "apiVersion: v1\nkind: Secret\nmetadata: {name: text}\nstringData: {cacert: one}\n"
+	k.must(text, []string{"apply", "-f", "-"}, "secret/text created")
+	if got := held(); got != "b25l" {
+		t.Errorf("the secret holds %q, want the text in base64", got)
+	}
+	k.must(strings.Replace(text, "one", "two", 1), []string{"apply", "-f", "-"}, "secret/text configured")
+	if got := held(); got != "dHdv" {
+		t.Errorf("the secret holds %q, want the new text in base64", got)
+	}
+	k.must("", []string{"patch", "secret", "text", "-p", `{"stringData":{"cacert":"one"}}`}, "patched")
+	k.must("", []string{"get", "secret", "text", "-o", "jsonpath={.data.cacert}"}, "b25l")
+	if out, ok := k.run("apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ntype: kubernetes.io/tls\ndata: {tls.crt: \"!\"}\n", "apply", "-f", "-"); ok || !strings.Contains(out, "data[tls.crt]: want base64") {
+		t.Errorf("want a refusal, got:\n%s", out)
+	}
+	k.must("", []string{"delete", "secret", "text"}, "deleted")
 }

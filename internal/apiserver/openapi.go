@@ -4,11 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	openapiv2 "github.com/google/gnostic-models/openapiv2"
 	"google.golang.org/protobuf/proto"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // object is a JSON object in the making.
@@ -18,7 +21,15 @@ type object = map[string]any
 // parameter fieldValidation of PATCH, and for explain the fields that there are.
 func (s *Server) routeOpenAPI() {
 	paths := object{}
-	for _, g := range s.groups() {
+	groups := s.groups()
+	if slices.ContainsFunc(s.resources, func(r *resource) bool { return r.api != nil && r.gr.Group == "" }) {
+		groups = append(groups, metav1.APIGroup{Versions: []metav1.GroupVersionForDiscovery{{GroupVersion: "v1", Version: "v1"}}})
+	}
+	for _, g := range groups {
+		prefix := "apis/"
+		if g.Name == "" {
+			prefix = "api/"
+		}
 		for _, v := range g.Versions {
 			doc := s.openAPI(g.Name, v.Version)
 			raw, err := json.Marshal(doc)
@@ -26,8 +37,8 @@ func (s *Server) routeOpenAPI() {
 				panic(err) // it holds maps, strings and numbers only
 			}
 			sum := sha256.Sum256(raw)
-			url := "/openapi/v3/apis/" + v.GroupVersion
-			paths["apis/"+v.GroupVersion] = object{"serverRelativeURL": url + "?hash=" + hex.EncodeToString(sum[:8])}
+			url := "/openapi/v3/" + prefix + v.GroupVersion
+			paths[prefix+v.GroupVersion] = object{"serverRelativeURL": url + "?hash=" + hex.EncodeToString(sum[:8])}
 			s.mux.HandleFunc("GET "+url, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", "application/json")
 				_, _ = w.Write(raw)
@@ -68,13 +79,12 @@ func (s *Server) openAPI(group, version string) object {
 		}
 		gvk := object{"group": group, "version": version, "kind": res.kind}
 		name := schemaName(group, version, res.kind)
-		schemas[name] = object{
-			"type": "object", "x-kubernetes-group-version-kind": []any{gvk},
-			"properties": object{
-				"apiVersion": object{"type": "string"}, "kind": object{"type": "string"},
-				"metadata": object{"type": "object"}, "spec": res.api.Schema(),
-			},
+		properties := object{"spec": res.api.Schema()}
+		if res.api.Body() != nil {
+			properties = maps.Clone(res.api.Schema()["properties"].(object))
 		}
+		properties["apiVersion"], properties["kind"], properties["metadata"] = object{"type": "string"}, object{"type": "string"}, object{"type": "object"}
+		schemas[name] = object{"type": "object", "x-kubernetes-group-version-kind": []any{gvk}, "properties": properties}
 		body := object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + name}}}
 		op := func(action string) object {
 			return object{
@@ -99,6 +109,9 @@ func queryParameter(name string) object {
 
 // schemaName is the group in reverse, the version and the kind: io.istio.networking.v1.VirtualService.
 func schemaName(group, version, kind string) string {
+	if group == "" {
+		group = "core.api.k8s.io"
+	}
 	parts := strings.Split(group, ".")
 	for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
 		parts[i], parts[j] = parts[j], parts[i]

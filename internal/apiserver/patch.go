@@ -26,7 +26,8 @@ func (r *resource) groupKind() schema.GroupKind {
 }
 
 // patch changes an object by a JSON merge patch (RFC 7396), a JSON patch (RFC 6902), or a server-side apply. There are
-// no strategic merge patches, as for custom resources in Kubernetes.
+// no strategic merge patches, as for custom resources in Kubernetes, but for the kinds of Kubernetes' own group: those
+// hold no lists, so that a strategic merge patch is a merge patch.
 func (s *Server) patch(w http.ResponseWriter, r *http.Request, res *resource, version string) error {
 	wr, err := s.newWrite(r, res, version)
 	if err != nil {
@@ -40,7 +41,11 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, res *resource, ve
 	if err != nil {
 		return err
 	}
-	switch types.PatchType(media) {
+	patch := types.PatchType(media)
+	if patch == types.StrategicMergePatchType && res.gr.Group == "" {
+		patch = types.MergePatchType
+	}
+	switch patch {
 	case types.MergePatchType:
 		return wr.patchJSON(w, r, func(doc []byte) ([]byte, error) { return jsonpatch.MergePatch(doc, raw) })
 	case types.JSONPatchType:

@@ -21,6 +21,10 @@ type Config struct {
 	// Views are read-only resources of core v1, held in ViewStore.
 	Views     []View
 	ViewStore *Store
+	// Validate tells what is wrong with an object that decodes; optional. Such an object is refused.
+	Validate func(*api.Object) api.Problems
+	// Protected reports whether an object is built in: it can be read, and neither changed nor deleted; optional.
+	Protected func(Key) bool
 	// Warn names what is questionable about an object that is otherwise right; optional. The object is in Store by
 	// then, but for a dry run. The warnings go to the client, which shows them.
 	Warn func(*api.Object) []string

@@ -49,15 +49,20 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return raw, nil
 }
 
-func (s *Server) readObject(w http.ResponseWriter, r *http.Request) (*unstructured.Unstructured, error) {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); r.Header.Get("Content-Type") != "" && (err != nil || media != "application/json") {
+func (s *Server) readObject(w http.ResponseWriter, r *http.Request, res *resource) (*unstructured.Unstructured, error) {
+	parse := api.ParseJSON
+	switch media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); {
+	case r.Header.Get("Content-Type") == "", err == nil && media == "application/json":
+	case err == nil && media == protobufMedia && res.gr.Group == "":
+		parse = decodeSecret
+	default:
 		return nil, unsupportedMedia("application/json")
 	}
 	raw, err := readBody(w, r)
 	if err != nil {
 		return nil, err
 	}
-	content, err := api.ParseJSON(raw)
+	content, err := parse(raw)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
@@ -73,7 +78,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, res *resource, v
 	if err != nil {
 		return err
 	}
-	o, err := s.readObject(w, r)
+	o, err := s.readObject(w, r, res)
 	if err != nil {
 		return err
 	}
@@ -91,7 +96,7 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, res *resource, v
 	if err != nil {
 		return err
 	}
-	o, err := s.readObject(w, r)
+	o, err := s.readObject(w, r, res)
 	if err != nil {
 		return err
 	}
@@ -126,10 +131,16 @@ func (wr *write) next(current, o *unstructured.Unstructured, track tracker) (*un
 	if err == nil && decoded.Kind != wr.api {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the request is for %s, the object is a %s", wr.kind, decoded.Kind.Kind))
 	}
+	if err == nil && wr.server.cfg.Validate != nil {
+		err = wr.server.cfg.Validate(decoded).Err()
+	}
 	if err != nil {
 		return nil, invalid(wr.groupKind(), nameOf(o.Object), err)
 	}
 	if err := wr.checkMeta(current, decoded); err != nil {
+		return nil, err
+	}
+	if err := wr.checkProtected(); err != nil {
 		return nil, err
 	}
 	content.SetAPIVersion(wr.apiVersion(wr.version))
@@ -151,12 +162,27 @@ func (wr *write) next(current, o *unstructured.Unstructured, track tracker) (*un
 		return nil, err
 	}
 	content = wr.as(content, wr.versions[0])
+	if current != nil && current.Object["status"] != nil {
+		content.Object["status"] = current.Object["status"] // it is the mesh's to write
+	} else {
+		delete(content.Object, "status")
+	}
 	wr.decoded = decoded
 	if current != nil && sameContent(current, content) {
 		return current, nil
 	}
 	return content, nil
 }
+
+// checkProtected refuses changes of what is built in.
+func (wr *write) checkProtected() error {
+	if p := wr.server.cfg.Protected; p != nil && p(wr.key) {
+		return apierrors.NewForbidden(wr.gr, wr.key.Name, errBuiltIn)
+	}
+	return nil
+}
+
+var errBuiltIn = errors.New("it is built in, and says what the mesh does by itself: give yours another name")
 
 // checkMeta holds an object against the address of the request and against what is stored.
 func (wr *write) checkMeta(current *unstructured.Unstructured, o *api.Object) error {
@@ -196,6 +222,9 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, res *resource, v
 	_, err = wr.store.Apply(wr.key, wr.dryRun, func(current *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 		if current == nil {
 			return nil, apierrors.NewNotFound(res.gr, wr.key.Name)
+		}
+		if err := wr.checkProtected(); err != nil {
+			return nil, err
 		}
 		gone = current
 		return nil, wr.checkPreconditions(current, options.Preconditions)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,24 +10,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/internal/analysis"
 	"github.com/composure-mesh/composure/internal/explain"
 	"github.com/composure-mesh/composure/mesh"
-	"github.com/composure-mesh/composure/pilot/compile"
 )
 
 type analyzeOptions struct {
 	files      []string
 	schemaOnly bool
+	live       bool
+	namespace  string
 	output     format
 }
 
 // message is one line of an analysis.
 type message struct {
-	Code     compile.Code     `json:"code"`
-	Severity compile.Severity `json:"severity"`
-	Resource string           `json:"resource"`
-	Path     string           `json:"path"`
-	Message  string           `json:"message"`
+	Code     analysis.Code     `json:"code"`
+	Severity analysis.Severity `json:"severity"`
+	Resource string            `json:"resource"`
+	Path     string            `json:"path"`
+	Message  string            `json:"message"`
 }
 
 func newAnalyze(env *Env) *cobra.Command {
@@ -35,13 +38,17 @@ func newAnalyze(env *Env) *cobra.Command {
 		Use:   "analyze [-f FILE…]",
 		Short: "What of the configuration is wrong, or does not do what it seems to",
 		Long: "Checks the configuration that is in force against what runs, or, with -f, files for themselves: the mesh's own objects, and\n" +
-			"Kubernetes' Services, Endpoints, Pods and Deployments, which say what would run. Codes are Istio's (istio.io/docs/reference/config/analysis).\n" +
-			"Exit code 0 where nothing is an error, 1 where something is. To check files against the running mesh: meshctl apply --dry-run -f FILE.",
-		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error { return runAnalyze(c.Context(), env, o) },
+			"Kubernetes' Services, Endpoints, Pods and Deployments, which say what would run. With -f and --live, the files are checked as if they\n" +
+			"were applied: together with the configuration that is in force, and against what runs. Nothing is applied.\n" +
+			"Codes are Istio's (istio.io/docs/reference/config/analysis). Exit code 0 where nothing is an error, 1 where something is.",
+		Example: "  meshctl analyze\n  meshctl analyze -f bookinfo.yaml -f routes/\n  meshctl analyze --live -f routes/",
+		Args:    args(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return runAnalyze(c.Context(), env, o) },
 	}
 	addOutput(c, &o.output, "text", "json", "yaml")
-	c.Flags().StringArrayVarP(&o.files, "filename", "f", nil, "file of YAML or JSON; - is stdin; repeatable")
+	c.Flags().StringArrayVarP(&o.files, "filename", "f", nil, "file or directory of YAML or JSON; - is stdin; repeatable")
+	c.Flags().BoolVar(&o.live, "live", false, "with -f: the files together with what is in force, against what runs")
+	addNamespace(c, &o.namespace)
 	c.Flags().BoolVar(&o.schemaOnly, "schema-only", false, "each object for itself: not what it refers to")
 	return c
 }
@@ -63,7 +70,7 @@ func runAnalyze(ctx context.Context, env *Env, o *analyzeOptions) error {
 	}
 	wrong := 0
 	for _, f := range list {
-		if f.Severity == compile.Error {
+		if f.Severity == analysis.Error {
 			wrong++
 		}
 	}
@@ -74,35 +81,63 @@ func runAnalyze(ctx context.Context, env *Env, o *analyzeOptions) error {
 }
 
 func (o *analyzeOptions) analyze(ctx context.Context, env *Env) ([]message, error) {
-	var problems []compile.Problem
-	if len(o.files) == 0 {
-		pilot, err := env.plane(ctx, mesh.RolePilot)
-		if err != nil {
+	files := explain.Files{Namespace: o.namespace}
+	if o.live && len(o.files) > 0 {
+		var err error
+		if files.Namespace, err = env.namespace(ctx, o.namespace); err != nil {
 			return nil, err
 		}
-		// What is in force has passed the schema.
-		if !o.schemaOnly {
-			err = pilot.getJSON(ctx, "/debug/analysis", &problems)
-		}
-		return findings(problems), err
 	}
-	var files explain.Files
 	refused := []message{}
-	for _, name := range o.files {
-		wrong, err := schemaFindings(addFile(env, &files, name))
+	paths, err := expandAll(o.files)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		wrong, err := schemaFindings(addFile(env, &files, path))
 		if err != nil {
 			return nil, err
 		}
 		refused = append(refused, wrong...)
 	}
-	if o.schemaOnly {
-		return refused, nil
+	var problems []analysis.Problem
+	switch {
+	case o.schemaOnly: // and what is in force has passed the schema
+	case o.live || len(o.files) == 0:
+		problems, err = env.analyzeLive(ctx, &files)
+	default:
+		problems, err = files.Check()
 	}
-	problems, err := files.Check()
 	return append(refused, findings(problems)...), err
 }
 
-func findings(problems []compile.Problem) []message {
+// analyzeLive is what all planes say of the configuration that is in force, with the files' in its place.
+func (e *Env) analyzeLive(ctx context.Context, files *explain.Files) ([]analysis.Problem, error) {
+	problems := files.CheckServices()
+	for _, plane := range []struct {
+		role  mesh.Role
+		kinds []*api.Kind
+	}{{mesh.RolePilot, slices.Concat(api.Networking(), api.Core())}, {mesh.RoleCitadel, api.Security()}, {mesh.RoleMixer, api.Config()}} {
+		own := []map[string]any{}
+		for _, o := range files.Objects() {
+			if o.Kind.In(plane.kinds) {
+				own = append(own, o.Content)
+			}
+		}
+		p, err := e.plane(ctx, plane.role)
+		if err != nil {
+			return nil, err
+		}
+		var found []analysis.Problem
+		if err := p.postJSON(ctx, "/debug/analysis", own, &found); err != nil {
+			return nil, err
+		}
+		problems = append(problems, found...)
+	}
+	return problems, nil
+}
+
+func findings(problems []analysis.Problem) []message {
 	list := make([]message, len(problems))
 	for i, p := range problems {
 		list[i] = message{p.Code, p.Code.Severity(), p.Resource, p.Path, p.Detail}
@@ -137,11 +172,12 @@ func documentFindings(d *explain.DocumentError) []message {
 	}
 	var problems api.Problems
 	if !errors.As(d.Err, &problems) {
-		return []message{{compile.SchemaValidationError, compile.Error, resource, "", d.Err.Error()}}
+		return []message{{analysis.SchemaValidationError, analysis.Error, resource, "", d.Err.Error()}}
 	}
 	var list []message
 	for _, p := range problems {
-		list = append(list, message{compile.SchemaValidationError, compile.Error, resource, p.Path.String(), p.Detail})
+		code := cmp.Or(analysis.Code(p.Code), analysis.SchemaValidationError)
+		list = append(list, message{code, code.Severity(), resource, p.Path.String(), p.Detail})
 	}
 	return slices.Clip(list)
 }

@@ -44,6 +44,58 @@ func TestAnalyzeFiles(t *testing.T) {
 			"Error IST0106 virtualservice/default/shop spec.http[0].rute", "Error IST0106 gateway/default/x spec.servers",
 		}},
 		{name: "an unknown kind", config: "apiVersion: networking.istio.io/v1\nkind: Virtualservice\nmetadata: {name: a}\nspec: {}", code: 1, want: []string{"Error IST0106 virtualservice/default/a kind"}},
+		{name: "two Services for one Deployment", config: `
+kind: List
+items:
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: shop}, spec: {template: {metadata: {labels: {app: shop}}}}}
+- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: 8080}]}}
+- {apiVersion: v1, kind: Service, metadata: {name: b}, spec: {selector: {app: shop}, ports: [{name: tcp, port: 80, targetPort: 8081}, {name: http, port: 81, targetPort: 8080}]}}
+`, want: []string{"Warning IST0116 deployment/default/shop metadata.labels", "Warning IST0137 deployment/default/shop metadata.labels"}},
+		{name: "two Services that agree", config: `
+kind: List
+items:
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: shop}, spec: {template: {metadata: {labels: {app: shop}}}}}
+- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: 8080}]}}
+- {apiVersion: v1, kind: Service, metadata: {name: b}, spec: {selector: {app: shop}, ports: [{name: http-b, port: 80, targetPort: 8080}]}}
+- {apiVersion: v1, kind: Service, metadata: {name: others}, spec: {selector: {app: other}, ports: [{name: tcp, port: 81, targetPort: 8080}]}}
+`},
+		{name: "a Deployment of none", config: `
+kind: List
+items:
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: shop}, spec: {template: {metadata: {labels: {app: shop}, annotations: {sidecar.istio.io/inject: "false"}}, spec: {securityContext: {runAsUser: 1337}}}}}
+- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {selector: {app: shop}, ports: [{name: http, port: 80}]}}
+- {apiVersion: v1, kind: Service, metadata: {name: b}, spec: {selector: {app: shop}, ports: [{name: tcp, port: 80}]}}
+`},
+		{name: "the proxy's user", config: `
+kind: List
+items:
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: all}, spec: {template: {spec: {securityContext: {runAsUser: 1337}, containers: [{name: app, securityContext: {runAsUser: 1000}}]}}}}
+- {apiVersion: v1, kind: Pod, metadata: {name: one}, spec: {containers: [{name: app}, {name: log, securityContext: {runAsUser: 1337}}]}}
+- {apiVersion: v1, kind: Pod, metadata: {name: proxy}, spec: {containers: [{name: app}, {name: istio-proxy, securityContext: {runAsUser: 1337}}]}}
+`, want: []string{"Warning IST0144 deployment/default/all spec.template.spec.securityContext.runAsUser", "Warning IST0144 pod/default/one spec.containers[1].securityContext.runAsUser"}},
+		{name: "ports without a protocol", config: `
+kind: List
+items:
+- {apiVersion: v1, kind: Service, metadata: {name: inside}, spec: {ports: [{name: tcp, port: 80}, {name: dns, port: 53, protocol: UDP}, {port: 81, appProtocol: kubernetes.io/h2c}, {port: 82}]}}
+- {apiVersion: v1, kind: Service, metadata: {name: outside}, spec: {type: ExternalName, externalName: shop.example, ports: [{name: tcp, port: 80}, {name: shop, port: 81}, {name: https, port: 443}]}}
+- {apiVersion: v1, kind: Service, metadata: {name: dns, namespace: kube-system}, spec: {ports: [{port: 80}]}}
+`, want: []string{"Info IST0118 service/default/inside spec.ports[3].name", "Warning IST0150 service/default/outside spec.ports[0].name", "Warning IST0150 service/default/outside spec.ports[1].name"}},
+		{name: "the gateway of the installation", config: rule("front", "Gateway", `{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.example]}, {port: {number: 8080, name: http-2, protocol: HTTP}, hosts: [a.example]}]}`), want: []string{
+			"Warning IST0162 gateway/default/front spec.servers[1].port.number",
+		}},
+		{name: "no such gateway", config: rule("front", "Gateway", `{selector: {istio: egressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.example]}]}`), code: 1, want: []string{"Error IST0101 gateway/default/front spec.selector"}},
+		{name: "a Pod that no Service selects", config: "{apiVersion: v1, kind: Pod, metadata: {name: job, labels: {app: job}}}\n---\n" + rule("job", "Sidecar", `{workloadSelector: {labels: {app: job}}, egress: [{hosts: ["*/*"]}]}`)},
+		{name: "what is refused is there for others", config: shop + rule("shop", "Gateway", `{selector: {istio: ingressgateway}, servers: []}`) + rule("out", "ServiceEntry", `{hosts: [pay.example]}`) +
+			rule("shop", "VirtualService", `{hosts: [shop.example], gateways: [shop], http: [{route: [{destination: {host: pay.example}}]}]}`), code: 1, want: []string{
+			"Error IST0106 gateway/default/shop spec.servers", "Warning IST0133 serviceentry/default/out spec.ports", "Warning IST0132 virtualservice/default/shop spec.gateways[0]", "Info IST0118 service/default/raw spec.ports[0].name",
+		}},
+		{name: "an expression that is none", config: rule("shop", "VirtualService", `{hosts: [shop], http: [{match: [{uri: {regex: "["}}], rewrite: {uriRegexRewrite: {match: "(", rewrite: x}}, route: [{destination: {host: shop}}]}]}`), args: "--schema-only", code: 1, want: []string{
+			"Error IST0122 virtualservice/default/shop spec.http[0].match[0].uri.regex", "Error IST0122 virtualservice/default/shop spec.http[0].rewrite.uriRegexRewrite.match",
+		}},
+		{name: "a policy for nobody", config: shop + "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {selector: {matchLabels: {app: nobody}}}\n", want: []string{
+			"Warning IST0127 authorizationpolicy/default/a spec.selector.matchLabels", "Info IST0118 service/default/raw spec.ports[0].name",
+		}},
+		{name: "in a namespace", config: rule("shop", "VirtualService", `{hosts: [shop], http: [{rute: []}]}`), args: "--schema-only -n web", code: 1, want: []string{"Error IST0106 virtualservice/web/shop spec.http[0].rute"}},
 		{name: "no YAML", config: "a: [", code: 1, want: []string{"Error IST0106 stdin: document 0 "}},
 		{name: "nothing", config: ""},
 	} {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func newApply(env *Env) *cobra.Command {
 		Use:   "apply -f FILE…",
 		Short: "Create or change resources",
 		Long: "Create or change the resources in YAML or JSON files. Every document is checked first; when one is\n" +
-			"refused, none is written.",
+			"refused, none is written. When a write fails, the error says which documents are in force and which are not.",
 		Example: "  meshctl apply -f virtual-service-all-v1.yaml\n  cat rules.yaml | meshctl apply -f -",
 		Args:    args(cobra.NoArgs),
 		RunE:    func(c *cobra.Command, _ []string) error { return runApply(c.Context(), env, o) },
@@ -54,6 +55,11 @@ type document struct {
 	where    string // file and line
 	object   *unstructured.Unstructured
 	homeless bool // it names no namespace
+}
+
+// String is kind/name.
+func (d document) String() string {
+	return strings.ToLower(d.object.GetKind()) + "/" + d.object.GetName()
 }
 
 func runApply(ctx context.Context, env *Env, o *applyOptions) error {
@@ -81,17 +87,33 @@ func runApply(ctx context.Context, env *Env, o *applyOptions) error {
 		return fmt.Errorf("nothing was written:\n%w", errors.Join(problems...))
 	}
 	slices.SortStableFunc(docs, func(a, b document) int { return cmp.Compare(rank(a.object), rank(b.object)) })
-	for _, d := range docs {
+	for i, d := range docs {
 		verb, err := client.apply(ctx, d, o.dryRun)
-		if err != nil {
+		if err != nil && o.dryRun {
 			return fmt.Errorf("%s: %w", d.where, err)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", d.where, err, halfway(docs, i))
 		}
 		if o.dryRun {
 			verb += " (dry run)"
 		}
-		fmt.Fprintf(env.Out, "%s/%s %s\n", strings.ToLower(d.object.GetKind()), d.object.GetName(), verb)
+		fmt.Fprintf(env.Out, "%s %s\n", d, verb)
 	}
 	return nil
+}
+
+// halfway says which documents a failure of the i-th leaves written and which not: what passed the check can still fail to be
+// written, as when a plane goes away.
+func halfway(docs []document, i int) string {
+	list := func(docs []document) string {
+		names := make([]string, len(docs))
+		for i, d := range docs {
+			names[i] = d.String()
+		}
+		return cmp.Or(strings.Join(names, ", "), "nothing")
+	}
+	return fmt.Sprintf("in force as the files say: %s\nnot written: %s\nto apply the files again does the rest", list(docs[:i]), list(docs[i:]))
 }
 
 // rank orders what is written at once: what is referred to comes before what refers to it, so that no proxy is
@@ -141,7 +163,10 @@ func (c *resourceClient) apply(ctx context.Context, d document, dryRun bool) (ve
 // unchanged reports whether the object that is served says what the wanted one says.
 func unchanged(current, want *unstructured.Unstructured) bool {
 	said := func(u *unstructured.Unstructured) []byte {
-		b, err := json.Marshal([]any{u.Object["spec"], u.GetLabels(), u.GetAnnotations()}) // as JSON, 1 is 1 whatever its Go type
+		content := maps.Clone(u.Object)
+		delete(content, "metadata")
+		delete(content, "apiVersion")                                             // versions are aliases
+		b, err := json.Marshal([]any{content, u.GetLabels(), u.GetAnnotations()}) // as JSON, 1 is 1 whatever its Go type
 		if err != nil {
 			return nil
 		}
@@ -155,17 +180,15 @@ func unchanged(current, want *unstructured.Unstructured) bool {
 func readDocuments(env *Env, files []string) ([]document, error) {
 	var docs []document
 	var failed []error
-	for _, f := range files {
-		paths, err := expand(f)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range paths {
-			more, err := readFile(env, p)
-			failed = append(failed, err)
-			for _, d := range more {
-				docs = append(docs, document{fmt.Sprintf("%s:%d", d.File, d.Line), &unstructured.Unstructured{Object: d.Object.Content}, d.NoNamespace})
-			}
+	paths, err := expandAll(files)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range paths {
+		more, err := readFile(env, p)
+		failed = append(failed, err)
+		for _, d := range more {
+			docs = append(docs, document{fmt.Sprintf("%s:%d", d.File, d.Line), &unstructured.Unstructured{Object: d.Object.Content}, d.NoNamespace})
 		}
 	}
 	if err := errors.Join(failed...); err != nil {
@@ -184,6 +207,19 @@ func place(docs []document, namespace string) {
 			d.object.SetNamespace(namespace)
 		}
 	}
+}
+
+// expandAll is what expand makes of each path.
+func expandAll(paths []string) ([]string, error) {
+	var all []string
+	for _, path := range paths {
+		found, err := expand(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
 }
 
 // expand is the YAML and JSON files of a directory, or the file itself.

@@ -226,12 +226,13 @@ var reportPages = map[mesh.Role]map[string]string{
 	mesh.RoleGateway: proxyPages,
 	mesh.RoleKeeper:  {"events.json": "/events"},
 	mesh.RolePilot:   {"proxies.json": "/debug/proxies"},
-	mesh.RoleCitadel: {"certs.json": "/debug/certs"},
-	mesh.RoleMixer:   {"metrics.txt": "/metrics"},
+	mesh.RoleCitadel: {"certs.json": "/debug/certs", "proxies.json": "/debug/proxies"},
+	mesh.RoleMixer:   {"metrics.txt": "/metrics", "proxies.json": "/debug/proxies"},
 }
 
 var proxyPages = map[string]string{
 	"config.json": "/config_dump", "clusters.json": "/clusters", "certs.json": "/certs", "info.json": "/server_info", "stats.txt": "/stats",
+	"namespace.json": "/namespace",
 }
 
 func (r *bugReport) pages(ctx context.Context, dir string, c container.InspectResponse) {
@@ -320,8 +321,22 @@ func (r *bugReport) resources(ctx context.Context) {
 			r.missing("resources/"+k.Name, err)
 			continue
 		}
-		r.json("resources/"+k.Name+".json", withoutManaged(list))
+		r.json("resources/"+k.Name+".json", withoutValues(k, withoutManaged(list)))
 	}
+}
+
+// withoutValues leaves out what Secrets hold: the names of their keys say enough.
+func withoutValues(k kind, list map[string]any) map[string]any {
+	items, _ := list["items"].([]any)
+	for _, i := range items {
+		o, _ := i.(map[string]any)
+		if data, ok := o["data"].(map[string]any); ok && k.Kind == "Secret" {
+			for key := range data {
+				data[key] = removed
+			}
+		}
+	}
+	return list
 }
 
 // withoutManaged leaves out the copy of a whole object that kubectl apply keeps in an annotation, as text in which names

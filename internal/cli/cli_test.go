@@ -61,16 +61,19 @@ func (e *fakeEngine) run(t *testing.T, meshName, dir string, role mesh.Role, wor
 	e.apis[id] = s
 }
 
-// running is an engine with one mesh whose pilot serves the real resource API.
+// running is an engine with meshes whose planes serve the real resource APIs.
 func running(t *testing.T, meshes ...string) *fakeEngine {
 	t.Helper()
 	e := &fakeEngine{apis: map[string]*httptest.Server{}}
 	for _, name := range meshes {
-		server := apiserver.New(apiserver.Config{Kinds: api.Kinds(), Store: apiserver.NewMemory(1), Version: "test", Log: slog.New(slog.DiscardHandler)})
-		e.run(t, name, "/projects/"+name, mesh.RolePilot, "", server)
-		e.run(t, name, "/projects/"+name, mesh.RoleMixer, "", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = w.Write([]byte("metrics of " + name + " at " + r.URL.Path))
-		}))
+		for role, kinds := range map[mesh.Role][]*api.Kind{mesh.RolePilot: slices.Concat(api.Networking(), api.Core()), mesh.RoleCitadel: api.Security(), mesh.RoleMixer: api.Config()} {
+			mux := http.NewServeMux()
+			mux.Handle("/", apiserver.New(apiserver.Config{Kinds: kinds, Store: apiserver.NewMemory(1), Version: "test", Log: slog.New(slog.DiscardHandler)}))
+			mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+				_, _ = w.Write([]byte("metrics of " + name + " at " + r.URL.Path))
+			})
+			e.run(t, name, "/projects/"+name, role, "", mux)
+		}
 	}
 	return e
 }
@@ -152,7 +155,7 @@ func TestFindsTheInstalledMesh(t *testing.T) {
 
 func TestPlaneAway(t *testing.T) {
 	e := running(t, "shop")
-	e.containers = e.containers[1:] // without pilot
+	e.containers = slices.DeleteFunc(e.containers, func(c container.Summary) bool { return c.Labels[labels.Role] == string(mesh.RolePilot) })
 	check(t, in(t, e, "/", "", "get", "vs"), exitUnreachable, "", "docker compose up -d composure-pilot")
 }
 
@@ -170,6 +173,25 @@ kind: DestinationRule
 metadata: {name: reviews}
 spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
 `
+
+// A plane that takes the check and not the write leaves what was written before; the error says what that is.
+func TestApplyHalfway(t *testing.T) {
+	e := running(t, "shop")
+	api := e.apis["shop/pilot/"]
+	serve := api.Config.Handler
+	api.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.Contains(r.URL.Path, "virtualservices") && !r.URL.Query().Has("dryRun") {
+			http.Error(w, "the disk is full", http.StatusInternalServerError)
+			return
+		}
+		serve.ServeHTTP(w, r)
+	})
+	second := strings.ReplaceAll(route, "reviews", "ratings")
+	got := in(t, e, "/", route+"---\n"+rule+"---\n"+second, "apply", "-f", "-")
+	check(t, got, exitFailed, "destinationrule/reviews created\n", "the disk is full")
+	check(t, got, exitFailed, "", "in force as the files say: destinationrule/reviews\nnot written: virtualservice/reviews, virtualservice/ratings\n")
+	check(t, in(t, e, "/", second, "apply", "-f", "-"), exitFailed, "", "in force as the files say: nothing\n")
+}
 
 func TestResources(t *testing.T) {
 	e := running(t, "shop")

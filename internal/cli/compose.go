@@ -14,6 +14,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -21,6 +22,8 @@ import (
 	"github.com/composure-mesh/composure/internal/images"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
+	"github.com/composure-mesh/composure/mesh/settings"
+	"github.com/composure-mesh/composure/mesh/snapshot"
 )
 
 func newCompose(env *Env) *cobra.Command {
@@ -37,14 +40,17 @@ func newCompose(env *Env) *cobra.Command {
 func addProject(c *cobra.Command, o *compose.Options) {
 	c.Flags().StringArrayVarP(&o.Files, "file", "f", nil, "compose file; repeatable; default: as docker compose finds them")
 	c.Flags().StringVar(&o.ProjectDir, "project-directory", "", "directory of the project; default: that of the first file")
-	c.Flags().StringArrayVar(&o.EnvFiles, "env-file", nil, "environment file; repeatable; default: .env")
+	c.Flags().StringArrayVar(&o.EnvFiles, "env-file", nil, "environment file; repeatable; default: COMPOSE_ENV_FILES, else .env")
 }
 
 type injectOptions struct {
 	project      compose.Options
 	config       compose.Config
 	ingress      []string
+	ingressSet   []string
 	scale        []string
+	joins        []string
+	mtls         string
 	diff, strict bool
 
 	controlPlane, mesh string
@@ -62,9 +68,12 @@ func (o *injectOptions) addConfig(f *pflag.FlagSet) {
 // addComponents adds the flags that the mesh's own containers are made with.
 func (o *injectOptions) addComponents(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.ingress, "ingress", nil, "[IP:]HOSTPORT[:GATEWAYPORT] to publish by a gateway, istio-ingressgateway; the gateway's port is 80 where none is given; repeatable")
+	f.StringArrayVar(&o.ingressSet, "ingress-set", nil, "NAME=VALUE: a setting of the gateway, one of those that docs/compose.md lists as labels composure.proxy.NAME; repeatable")
 	f.StringVar(&o.config.AccessLog, "access-log", "", "access log of the proxies: text, json or off (default text)")
 	f.StringVar(&o.config.LogLevel, "log-level", "", "log level of the mesh's parts: debug, info, warn or error (default info)")
 	f.StringVar(&o.config.TrustDomain, "trust-domain", "", "trust domain of the identities (default "+mesh.DefaultTrustDomain+")")
+	f.StringVar(&o.mtls, "mtls", "", "whether workloads take plain text where no PeerAuthentication says so: permissive or strict (default permissive)")
+	f.StringArrayVar(&o.joins, "join", nil, "citadel=NETWORK or mixer=NETWORK to put a plane on, where it is to fetch keys or lists; repeatable")
 	f.DurationVar(&o.config.CertLifetime, "cert-lifetime", 0, "life of a workload's certificate (default 24h0m0s)")
 }
 
@@ -76,6 +85,19 @@ func (o *injectOptions) complete() error {
 	}
 	if d := o.config.CertLifetime; d != 0 && d < minCertLifetime {
 		return withCode(exitUsage, fmt.Errorf("--cert-lifetime is %s, want at least %s", d, minCertLifetime))
+	}
+	switch o.config.MutualTLS = strings.ToUpper(o.mtls); o.config.MutualTLS {
+	case "", string(snapshot.Permissive), string(snapshot.Strict):
+	default:
+		return withCode(exitUsage, fmt.Errorf("--mtls is %q, want permissive or strict", o.mtls))
+	}
+	o.config.Joins = nil
+	for _, v := range o.joins {
+		j, err := compose.ParseJoin(v)
+		if err != nil {
+			return withCode(exitUsage, err)
+		}
+		o.config.Joins = append(o.config.Joins, j)
 	}
 	o.config.Version, o.config.SandboxTag = tags.Version, tags.Sandbox
 	switch {
@@ -94,8 +116,31 @@ func (o *injectOptions) complete() error {
 		}
 		o.config.Ingress = append(o.config.Ingress, m)
 	}
+	if o.config.IngressSettings, err = parseSettings(o.ingressSet); err != nil {
+		return err
+	}
 	o.config.Scale, err = parseScale(o.scale)
 	return err
+}
+
+// parseSettings reads NAME=VALUE of the gateway's settings.
+func parseSettings(list []string) (map[string]string, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	set := map[string]string{}
+	for _, v := range list {
+		name, value, _ := strings.Cut(v, "=")
+		s := settings.Find(name)
+		if s == nil {
+			return nil, withCode(exitUsage, fmt.Errorf("--ingress-set %q: there is no setting %q; docs/compose.md lists them as labels composure.proxy.NAME", v, name))
+		}
+		if err := s.Check(value); err != nil {
+			return nil, withCode(exitUsage, fmt.Errorf("--ingress-set %q: %w", v, err))
+		}
+		set[name] = value
+	}
+	return set, nil
 }
 
 func newInject(env *Env) *cobra.Command {
@@ -166,6 +211,12 @@ func makeOverride(ctx context.Context, env *Env, o *injectOptions) (*compose.Res
 	}
 	for _, n := range res.Notes {
 		env.talk("note: %s", n)
+	}
+	for _, u := range res.Unknown {
+		env.talk("note: %s", u)
+	}
+	if o.strict && len(res.Unknown) > 0 {
+		return nil, fmt.Errorf("--strict: %s; nothing is written", res.Unknown[0])
 	}
 	if left := slices.IndexFunc(res.Warnings, compose.Warning.LeftOut); o.strict && left >= 0 {
 		return nil, fmt.Errorf("--strict: %s; nothing is written", res.Warnings[left])
@@ -283,7 +334,30 @@ func removeMeshContainers(ctx context.Context, env *Env, project string) (int, e
 	if err != nil {
 		return 0, err
 	}
-	return removeContainers(ctx, env, list)
+	n, err := removeContainers(ctx, env, list)
+	if err != nil {
+		return n, err
+	}
+	return n, removeEgress(ctx, env, project)
+}
+
+// removeEgress removes the planes' own network, which the project's file knows no more.
+func removeEgress(ctx context.Context, env *Env, project string) error {
+	engine, err := env.Engine(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := engine.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("label", composeProject+"="+project), filters.Arg("label", composeNetwork+"="+compose.EgressNetwork))})
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		if err := engine.NetworkRemove(ctx, n.ID); err != nil {
+			return fmt.Errorf("remove network %s: %w", n.Name, err)
+		}
+	}
+	return nil
 }
 
 // removeContainers removes containers of a mesh.

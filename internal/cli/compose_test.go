@@ -94,12 +94,12 @@ func TestPrintChanges(t *testing.T) {
 	}
 }
 
-// TestStrict: what is left out of the mesh is an error, unless its label asks for it.
+// TestStrict: what is left out of the mesh is an error, unless its label asks for it; so is what is not known.
 func TestStrict(t *testing.T) {
 	for _, c := range []struct {
 		service string
 		refused bool
-	}{{"network_mode: host", true}, {"privileged: true", true}, {"labels: {composure.inject: \"false\"}", false}} {
+	}{{"network_mode: host", true}, {"privileged: true", true}, {"labels: {composure.inject: \"false\"}", false}, {"prots: []", true}} {
 		dir := t.TempDir()
 		file := "services:\n  web: {image: web}\n  other: {image: x, " + c.service + "}\n"
 		if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(file), 0o644); err != nil {

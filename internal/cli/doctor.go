@@ -169,6 +169,7 @@ func (d *doctor) examine(ctx context.Context) ([]finding, error) {
 	found = append(found, d.workloads()...)
 	found = append(found, d.answers(ctx)...)
 	found = append(found, d.rules(ctx)...)
+	found = append(found, d.unreachable(ctx)...)
 	found = append(found, d.disguised(ctx)...)
 	found = append(found, d.files(ctx)...)
 	outsiders, err := d.outsiders(ctx)
@@ -297,9 +298,12 @@ func (d *doctor) namespaces() []finding {
 	var found []finding
 	for _, a := range heal.Plan(list) {
 		f := finding{Workload: a.Workload, Container: a.Container.Name, Problem: a.Why, Fixable: true, action: a}
-		if a.Verb == heal.Tell {
+		switch {
+		case a.Verb == heal.Tell && a.Container.Role == mesh.RoleSandbox: // somebody may have meant it
+			f.Advice, f.Fixable = a.Advice, false
+		case a.Verb == heal.Tell:
 			f.Advice, f.up = a.Advice, service{d.projectOf(a.Container.ID), a.Container.Service}
-		} else {
+		default:
 			f.Advice = fmt.Sprintf("docker %s %s; the keeper does it in a moment, and `meshctl events` tells", a.Verb, a.Container.Name)
 		}
 		found = append(found, f)
@@ -325,6 +329,14 @@ func healView(c container.InspectResponse) heal.Container {
 	if c.State.Health != nil && c.State.Health.Status != container.NoHealthcheck {
 		v.Health = c.State.Health.Status
 	}
+	if c.NetworkSettings != nil {
+		for _, n := range c.NetworkSettings.Networks {
+			if n != nil && n.NetworkID != "" {
+				v.Networks++
+			}
+		}
+	}
+	v.Bare = v.Role == mesh.RoleSandbox && v.Networks == 0
 	if c.HostConfig.NetworkMode.IsContainer() {
 		v.NetworkOf = c.HostConfig.NetworkMode.ConnectedContainer()
 	}

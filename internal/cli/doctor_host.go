@@ -72,6 +72,10 @@ func (h *host) findings() []finding {
 				"set the clocks, by NTP; restart the engine's virtual machine if it has slept")
 		}
 	}
+	if slices.Contains(h.info.SecurityOptions, "name=userns") {
+		add("the engine remaps the users of containers (userns-remap): the keeper knows the mesh's processes by their user ids, and lets none of them in",
+			"leave userns-remap out of the engine's daemon.json, or run the engine rootless")
+	}
 	return slices.Concat(found, h.rootless(), h.kernel(), h.subnets())
 }
 

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,9 +20,10 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/composure-mesh/composure/internal/plane/status"
+	"github.com/composure-mesh/composure/keeper/heal"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
-	"github.com/composure-mesh/composure/pilot/status"
 )
 
 // answers finds planes that run and are not well, and what they know: proxies that have no certificate or not the
@@ -42,11 +45,15 @@ func (d *doctor) answers(ctx context.Context) []finding {
 			found = append(found, finding{Container: name(c), Problem: fmt.Sprintf("%s is not well: %v", r, err), Advice: "docker logs --tail 20 " + name(c)})
 		}
 	}
-	if c, ok := running[mesh.RolePilot]; ok {
+	for _, r := range apiPlanes {
+		c, ok := running[r]
+		if !ok {
+			continue
+		}
 		var report status.Report
 		if d.ask(ctx, c, "/debug/proxies", &report) == nil {
 			_, keeper := running[mesh.RoleKeeper]
-			found = append(found, d.unsynced(report, keeper)...)
+			found = append(found, d.unsynced(r, report, keeper)...)
 		}
 	}
 	if c, ok := running[mesh.RoleCitadel]; ok {
@@ -73,15 +80,18 @@ func (d *doctor) ask(ctx context.Context, c container.InspectResponse, path stri
 	return err
 }
 
-// unsynced finds proxies that do without the newest configuration.
-func (d *doctor) unsynced(report status.Report, keeper bool) []finding {
+// unsynced finds proxies that do without a plane's newest configuration.
+func (d *doctor) unsynced(plane mesh.Role, report status.Report, keeper bool) []finding {
 	var found []finding
 	if keeper && !report.Keeper {
-		found = append(found, finding{Problem: "pilot has no connection to the keeper: what it knows of the containers may be old", Advice: "docker compose logs composure-keeper composure-pilot"})
+		found = append(found, finding{
+			Problem: fmt.Sprintf("%s has no connection to the keeper: what it knows of the containers may be old", plane),
+			Advice:  "docker compose logs composure-keeper composure-" + string(plane),
+		})
 	}
 	for _, p := range report.Proxies {
 		if p.State == status.Nack {
-			found = append(found, finding{Workload: p.Workload, Problem: "its proxy has refused the newest configuration: " + p.Error,
+			found = append(found, finding{Workload: p.Workload, Problem: fmt.Sprintf("its proxy has refused %s's newest configuration: %s", plane, p.Error),
 				Advice: "mend what the reason names; the configuration before stays in force"})
 		}
 	}
@@ -144,6 +154,103 @@ func (d *doctor) rules(ctx context.Context) []finding {
 	}
 	_ = group.Wait() // no task fails
 	slices.SortFunc(found, func(a, b finding) int { return strings.Compare(a.Container, b.Container) })
+	return found
+}
+
+// namespace is what a proxy's /namespace answers.
+type namespace struct {
+	Interfaces []string
+	Listeners  []netip.AddrPort
+}
+
+// unreachable finds applications that listen where their peers can't reach them: each proxy tells what its namespace has.
+func (d *doctor) unreachable(ctx context.Context) []finding {
+	var (
+		mu    sync.Mutex
+		found []finding
+		group errgroup.Group
+	)
+	group.SetLimit(4)
+	var views []heal.Container
+	for _, c := range d.containers {
+		views = append(views, healView(c))
+	}
+	cut := heal.Cut(views) // findings of namespaces
+	for _, c := range d.containers {
+		if role(c) != mesh.RoleProxy || !c.State.Running || c.State.Paused || cut[c.ID] {
+			continue
+		}
+		group.Go(func() error {
+			var n namespace
+			if d.ask(ctx, c, "/namespace", &n) != nil {
+				return nil // a proxy of before; one that is not well is a finding of others
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found = append(found, d.reach(label(c, labels.Workload), n)...)
+			return nil
+		})
+	}
+	_ = group.Wait() // no task fails
+	slices.SortFunc(found, func(a, b finding) int {
+		return cmp.Or(strings.Compare(a.Container, b.Container), strings.Compare(a.Problem, b.Problem))
+	})
+	return found
+}
+
+// reach judges a workload's namespace.
+func (d *doctor) reach(workload string, n namespace) []finding {
+	var app, sandbox *container.InspectResponse
+	for i, c := range d.containers {
+		switch {
+		case label(c, labels.Workload) != workload || !c.State.Running || label(c, composeOneOff) == "True":
+		case role(c) == mesh.RoleApp:
+			app = &d.containers[i]
+		case role(c) == mesh.RoleSandbox:
+			sandbox = &d.containers[i]
+		}
+	}
+	switch {
+	case app == nil || sandbox == nil:
+		return nil
+	case len(n.Interfaces) == 0:
+		return []finding{{Workload: workload, Container: name(*sandbox), Problem: "its network namespace has no interface but the loopback, though the engine takes it to be connected",
+			Advice: "docker restart " + name(*sandbox) + "; the keeper restarts its application and proxy after it"}}
+	}
+	served := map[uint16]bool{}
+	for _, p := range strings.Split(label(*sandbox, labels.Ports), ",") {
+		number, _, _ := strings.Cut(p, "/")
+		if port, err := strconv.ParseUint(number, 10, 16); err == nil {
+			served[uint16(port)] = true
+		}
+	}
+	for p := range app.Config.ExposedPorts {
+		served[uint16(p.Int())] = p.Proto() == "tcp" || served[uint16(p.Int())]
+	}
+	var found []finding
+	for _, at := range loopbackAlone(n.Listeners) {
+		f := finding{Workload: workload, Container: name(*app), Problem: fmt.Sprintf("it listens on %s only: peers are refused", at), Advice: "make it listen on 0.0.0.0"}
+		if !served[at.Port()] {
+			f.Level, f.Advice = levelNote, f.Advice+", unless that is meant"
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// loopbackAlone are the listeners whose ports are open on the loopback and on no other address.
+func loopbackAlone(all []netip.AddrPort) []netip.AddrPort {
+	open := map[uint16]bool{}
+	for _, l := range all {
+		open[l.Port()] = open[l.Port()] || !l.Addr().IsLoopback()
+	}
+	var found []netip.AddrPort
+	for _, l := range all {
+		if !open[l.Port()] {
+			open[l.Port()] = true // 127.0.0.1 and ::1 are one finding
+			found = append(found, l)
+		}
+	}
 	return found
 }
 

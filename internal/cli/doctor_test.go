@@ -13,10 +13,11 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/system"
+	"github.com/docker/go-connections/nat"
 
+	"github.com/composure-mesh/composure/internal/plane/status"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
-	"github.com/composure-mesh/composure/pilot/status"
 )
 
 func problems(found []finding) string {
@@ -48,6 +49,7 @@ func TestDoctorHost(t *testing.T) {
 		{"clock behind", func(h *host) { h.info.SystemTime = now.Add(-2 * time.Minute).Format(time.RFC3339Nano) }, "by 2m0s"},
 		{"another socket", func(h *host) { h.socket = "/run/user/1000/docker.sock" }, "COMPOSURE_DOCKER_SOCK=/run/user/1000/docker.sock"},
 		{"rootless elsewhere", func(h *host) { h.info.SecurityOptions = []string{"name=rootless"} }, "note the engine is rootless"},
+		{"remapped users", func(h *host) { h.info.SecurityOptions = []string{"name=seccomp,profile=default", "name=userns"} }, "userns-remap out of"},
 		{"no user namespaces", func(h *host) { h.info.SecurityOptions, h.maxNamespaces = []string{"name=rootless"}, "0" }, "user.max_user_namespaces"},
 		{"modules", func(h *host) { h.modules = []string{"xt_owner"} }, "note the kernel seems to lack xt_owner"},
 		{"backends", func(h *host) { h.backends = []string{"iptables-legacy", "iptables-nft"} }, "note the host has rules of Docker's in iptables-legacy and in iptables-nft"},
@@ -124,10 +126,10 @@ func TestDoctorCertificates(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	report := status.Report{Proxies: []status.Proxy{{Workload: "web", State: status.Nack, Error: "listed twice"}, {Workload: "api", State: status.Synced}}}
-	if got := problems(d.unsynced(report, true)); strings.Count(got, "\n") != 1 || !strings.Contains(got, "listed twice") || !strings.Contains(got, "no connection to the keeper") {
+	if got := problems(d.unsynced(mesh.RolePilot, report, true)); strings.Count(got, "\n") != 1 || !strings.Contains(got, "listed twice") || !strings.Contains(got, "no connection to the keeper") {
 		t.Errorf("pilot's report: %s", got)
 	}
-	if got := d.unsynced(report, false); len(got) != 1 {
+	if got := d.unsynced(mesh.RolePilot, report, false); len(got) != 1 {
 		t.Errorf("the keeper does not run, which is a finding of its own: %s", problems(got))
 	}
 }
@@ -147,5 +149,43 @@ func TestDoctorNamesakes(t *testing.T) {
 	got := problems(d.namesakes())
 	if want := "note projects blog, shop have a service web on network shared: what is not HTTP reaches either → dial web.blog, or keep one of them off the network"; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
+func TestDoctorNamespace(t *testing.T) {
+	connected := inspected("s", "web-mesh-sandbox", mesh.RoleSandbox, map[string]string{labels.Ports: "80/http,8080"})
+	connected.State.Status = "running"
+	connected.NetworkSettings = &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{"n": {NetworkID: "n"}}}
+	app := inspected("a", "web", mesh.RoleApp, nil)
+	app.Config.ExposedPorts = nat.PortSet{"90/tcp": {}, "91/udp": {}}
+	d := &doctor{mesh: "shop", containers: []container.InspectResponse{connected, app}}
+	at := func(all ...string) namespace {
+		n := namespace{Interfaces: []string{"eth0"}}
+		for _, a := range all {
+			n.Listeners = append(n.Listeners, netip.MustParseAddrPort(a))
+		}
+		return n
+	}
+	for _, tc := range []struct {
+		name string
+		n    namespace
+		want string
+	}{
+		{"nothing", at(), ""},
+		{"all addresses", at("0.0.0.0:80", "[::]:8080", "172.20.0.3:90"), ""},
+		{"loopback too", at("127.0.0.1:80", "172.20.0.3:80"), ""},
+		{"loopback alone", at("127.0.0.1:80", "[::1]:80"), "it listens on 127.0.0.1:80 only: peers are refused → make it listen on 0.0.0.0"},
+		{"loopback alone, IPv6", at("[::1]:90"), "it listens on [::1]:90 only: peers are refused → make it listen on 0.0.0.0"},
+		{"a port that nobody was told of", at("0.0.0.0:80", "127.0.0.2:91"), "note it listens on 127.0.0.2:91 only: peers are refused → make it listen on 0.0.0.0, unless that is meant"},
+		{"no interface", namespace{Listeners: at("127.0.0.1:80").Listeners}, "its network namespace has no interface but the loopback, though the engine takes it to be connected → " +
+			"docker restart shop-web-mesh-sandbox-1; the keeper restarts its application and proxy after it"},
+	} {
+		if got := problems(d.reach("web", tc.n)); got != tc.want {
+			t.Errorf("%s: %s\nwant %s", tc.name, got, tc.want)
+		}
+	}
+	d.containers[0].NetworkSettings = &container.NetworkSettings{}
+	if got, want := problems(d.namespaces()), "it is connected to no network, so its application reaches nobody → docker compose up -d --force-recreate web-mesh-sandbox"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
 	}
 }

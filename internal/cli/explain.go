@@ -37,9 +37,10 @@ func newExplain(env *Env) *cobra.Command {
 	}
 	addOutput(c, &o.output, "text", "json", "yaml")
 	c.Flags().StringVar(&o.from, "from", "", "the workload that sends it, or the gateway that it comes to")
-	c.Flags().StringVar(&o.request.URL, "to", "", "URL of the request")
+	c.Flags().StringVar(&o.request.URL, "to", "", "URL of the request: http://host:port/path or grpc://host:port/service/method; or of a connection: tcp://host:port, tls://host:port")
 	c.Flags().StringVarP(&o.request.Method, "request", "X", "GET", "method of the request")
 	c.Flags().StringArrayVarP(&o.request.Headers, "header", "H", nil, "header of the request, as 'name: value'; repeatable")
+	c.Flags().Var(claims{&o.request.Claims}, "claims", claimsUsage)
 	c.Flags().StringArrayVarP(&o.files, "filename", "f", nil, "file of YAML or JSON in place of the running mesh; - is stdin; repeatable")
 	_ = c.RegisterFlagCompletionFunc("from", env.completeWorkload)
 	return c
@@ -70,15 +71,41 @@ func (o *explainOptions) explain(ctx context.Context, env *Env) (*explain.Explan
 		if err := admin.getJSON(ctx, "/config_dump", &s); err != nil {
 			return nil, err
 		}
-		return explain.Snapshot(&s, o.request)
-	}
-	var files explain.Files
-	for _, name := range o.files {
-		if err := addFile(env, &files, name); err != nil {
+		e, err := explain.Snapshot(&s, o.request)
+		if err != nil {
 			return nil, err
 		}
+		guards, err := env.met(ctx, e, &s)
+		if err != nil {
+			return nil, err
+		}
+		return e, e.Meet(guards, &s.Proxy, o.request)
+	}
+	files, err := readFiles(env, o.files)
+	if err != nil {
+		return nil, err
 	}
 	return files.Explain(o.from, o.request)
+}
+
+// met are the workloads whose proxies ask who sends an explained request: its endpoints, and the gateway that it comes to.
+func (e *Env) met(ctx context.Context, x *explain.Explanation, s *snapshot.Snapshot) ([]explain.Guard, error) {
+	guards := []explain.Guard{{Workload: s.Proxy, Security: s.Security}}
+	for _, m := range x.Members() {
+		if m.Identity == "" || m.Name == s.Proxy.Name {
+			continue
+		}
+		admin, err := e.proxyAdmin(ctx, m.Name)
+		if err != nil {
+			return nil, err
+		}
+		var to snapshot.Snapshot
+		if err := admin.getJSON(ctx, "/config_dump", &to); err != nil {
+			return nil, err
+		}
+		guards = append(guards, explain.Guard{Workload: to.Proxy, Security: to.Security})
+	}
+	return guards, nil
 }
 
 func addFile(env *Env, files *explain.Files, name string) error {
@@ -94,7 +121,11 @@ func addFile(env *Env, files *explain.Files, name string) error {
 }
 
 func writeExplanation(w io.Writer, o *explainOptions, e *explain.Explanation) {
-	fmt.Fprintf(w, "%s %s from %s: %s\n\n", o.request.Method, o.request.URL, o.from, e.Reason)
+	what := o.request.Method + " " + o.request.URL
+	if strings.HasPrefix(o.request.URL, "tcp:") || strings.HasPrefix(o.request.URL, "tls:") {
+		what = o.request.URL
+	}
+	fmt.Fprintf(w, "%s from %s: %s\n\n", what, o.from, e.Reason)
 	line := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(w, "  %-13s %s\n", name, value)
@@ -116,6 +147,9 @@ func writeExplanation(w io.Writer, o *explainOptions, e *explain.Explanation) {
 	}
 	for _, h := range e.Headers {
 		line("header", h)
+	}
+	for _, p := range e.Policies {
+		line("policy", p)
 	}
 	line("timeout", e.Timeout)
 	if e.Retries != nil {

@@ -310,6 +310,9 @@ func runUninstall(ctx context.Context, env *Env, volumes bool) error {
 	if _, err := removeContainers(ctx, env, m.planes); err != nil {
 		return err
 	}
+	if err := removeEgress(ctx, env, name); err != nil {
+		return err
+	}
 	removed, err := removeVolumes(ctx, env, name, volumes)
 	if err != nil {
 		return err
@@ -342,7 +345,7 @@ func removeVolumes(ctx context.Context, env *Env, name string, all bool) (int, e
 	removed := 0
 	wanted := []string{name + "_composure-run"}
 	if all {
-		wanted = append(wanted, name+"_composure-pilot", name+"_composure-citadel")
+		wanted = append(wanted, name+"_composure-pilot", name+"_composure-citadel", name+"_composure-mixer")
 	}
 	for _, v := range list.Volumes {
 		if !slices.Contains(wanted, v.Name) {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/composure-mesh/composure/proxy/jwt"
+	"github.com/composure-mesh/composure/internal/jwt"
 )
 
 func newJWT(env *Env) *cobra.Command {

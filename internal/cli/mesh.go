@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,7 @@ import (
 // The labels that Compose writes on its containers.
 const (
 	composeProject    = "com.docker.compose.project"
+	composeNetwork    = "com.docker.compose.network"
 	composeWorkingDir = "com.docker.compose.project.working_dir"
 )
 
@@ -278,7 +280,11 @@ func (p *peer) do(ctx context.Context, method, path string, header http.Header, 
 
 // get fetches a path; an answer that is not 200 is an error with the server's words.
 func (p *peer) get(ctx context.Context, path string) ([]byte, error) {
-	resp, err := p.do(ctx, http.MethodGet, path, nil, nil)
+	return p.ask(ctx, http.MethodGet, path, nil)
+}
+
+func (p *peer) ask(ctx context.Context, method, path string, body io.Reader) ([]byte, error) {
+	resp, err := p.do(ctx, method, path, nil, body)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +294,7 @@ func (p *peer) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, withCode(exitUnreachable, fmt.Errorf("%s: %w", p.name, err))
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: GET %s: %s: %s", p.name, path, resp.Status, strings.TrimSpace(string(b)))
+		return nil, fmt.Errorf("%s: %s %s: %s: %s", p.name, method, path, resp.Status, strings.TrimSpace(string(b)))
 	}
 	return b, nil
 }
@@ -301,6 +307,22 @@ func (p *peer) getJSON(ctx context.Context, path string, v any) error {
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("%s: GET %s: %w", p.name, path, err)
+	}
+	return nil
+}
+
+// postJSON sends body to a path and decodes the answer into v.
+func (p *peer) postJSON(ctx context.Context, path string, body, v any) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	b, err := p.ask(ctx, http.MethodPost, path, bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s: POST %s: %w", p.name, path, err)
 	}
 	return nil
 }

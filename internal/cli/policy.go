@@ -69,7 +69,8 @@ func runPolicyEval(env *Env, o *policyEvalOptions, source string) error {
 	if err != nil {
 		return err
 	}
-	referenced := slices.Sorted(maps.Keys(attributes.asked))
+	referenced := slices.AppendSeq([]string{}, maps.Keys(attributes.asked)) // none are [] in JSON
+	slices.Sort(referenced)
 	if o.output == "text" {
 		shown, err := json.Marshal(plain(&v))
 		if err != nil {
@@ -190,7 +191,8 @@ func typed(t snapshot.ValueType, raw any) (expression.Value, error) {
 			return expression.Value{Type: t, Map: m}, nil
 		}
 	}
-	return expression.Value{}, fmt.Errorf("%v is no value of type %s", raw, t)
+	// In Mixer's words.
+	return expression.Value{}, fmt.Errorf("error converting value to %s: '%v'", strings.ToLower(string(t)), raw)
 }
 
 type fileMap struct {

@@ -34,13 +34,13 @@ func newProxy(env *Env) *cobra.Command {
 }
 
 func runProxy(ctx context.Context, env *Env, port int) error {
-	pilot, err := env.plane(ctx, mesh.RolePilot)
-	if err != nil {
-		return err
-	}
-	mixer, err := env.plane(ctx, mesh.RoleMixer)
-	if err != nil {
-		return err
+	planes := map[mesh.Role]*peer{}
+	for _, role := range apiPlanes {
+		p, err := env.plane(ctx, role)
+		if err != nil {
+			return err
+		}
+		planes[role] = p
 	}
 	var config net.ListenConfig
 	l, err := config.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
@@ -48,8 +48,8 @@ func runProxy(ctx context.Context, env *Env, port int) error {
 		return fmt.Errorf("%w; choose another port with --port", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", passTo(pilot))
-	mux.Handle("GET /metrics", passTo(mixer))
+	mux.Handle("/", joinAPIs(planes))
+	mux.Handle("GET /metrics", passTo(planes[mesh.RoleMixer]))
 	server := &http.Server{Handler: localOnly(mux), ReadHeaderTimeout: 10 * time.Second}
 	fmt.Fprintf(env.Out, "Serving the mesh's API on http://%s\n", l.Addr())
 	return lifecycle.Run(ctx,

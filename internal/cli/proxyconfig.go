@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 )
@@ -26,6 +28,7 @@ func newProxyConfig(env *Env) *cobra.Command {
 		name, short string
 		show        func(*snapshot.Snapshot) (header []string, rows [][]string)
 	}{
+		{"listeners", "Ports that it listens on, and what each is for", listenerRows},
 		{"routes", "Rules by domain, in the order in which they are tried", routeRows},
 		{"clusters", "Services and subsets, and how many endpoints each has", clusterRows},
 		{"endpoints", "Workloads that can be reached, and the identity that each must show", endpointRows},
@@ -33,7 +36,7 @@ func newProxyConfig(env *Env) *cobra.Command {
 		c.AddCommand(newProxyConfigView(env, v.name, v.short, v.show))
 	}
 	c.AddCommand(
-		newProxyConfigPage(env, "secrets", "The certificate and the roots, without keys", "/certs"),
+		newProxyConfigSecrets(env),
 		newProxyConfigPage(env, "stats", "Counters", "/stats"),
 		newProxyConfigPage(env, "all", "The whole snapshot, as JSON", "/config_dump"),
 		newProxyConfigLog(env))
@@ -131,15 +134,48 @@ func runProxyConfigLog(ctx context.Context, env *Env, workload, level string) er
 }
 
 func (e *Env) completeWorkload(c *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
-	m, err := e.mesh(c.Context())
-	if err != nil || len(a) > 0 {
+	if len(a) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var words []string
-	for _, p := range m.proxies() {
-		words = append(words, p.Labels[labels.Workload])
-	}
+	words, _ := e.workloads(c.Context()) // without any there is nothing to complete
 	return words, cobra.ShellCompDirectiveNoFileComp
+}
+
+// workloads are those of the mesh that have a proxy that runs, sorted.
+func (e *Env) workloads(ctx context.Context) ([]string, error) {
+	m, err := e.mesh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range m.proxies() {
+		names = append(names, p.Labels[labels.Workload])
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func listenerRows(s *snapshot.Snapshot) (header []string, rows [][]string) {
+	add := func(port uint16, protocol, what string) {
+		rows = append(rows, []string{strconv.Itoa(int(port)), protocol, what})
+	}
+	if len(s.Gateways) == 0 {
+		add(mesh.PortOutbound, "any", fmt.Sprintf("what the application sends: %d virtual hosts, %d routes of TLS, %d of TCP", len(s.VirtualHosts), len(s.TLSRoutes), len(s.TCPRoutes)))
+		add(mesh.PortInbound, "any", "what the application is sent")
+		for _, p := range s.Proxy.Ports {
+			add(mesh.PortInbound, cmp.Or(string(p.Protocol), "as the client speaks"), fmt.Sprintf("of it, port %d", p.Number))
+		}
+	}
+	for _, g := range s.Gateways {
+		add(g.Port, string(g.Protocol), fmt.Sprintf("gateway: %d virtual hosts, %d routes of TLS, %d of TCP", len(g.VirtualHosts), len(g.TLSRoutes), len(g.TCPRoutes)))
+		for _, t := range g.TLSServers {
+			add(g.Port, string(t.Protocol), fmt.Sprintf("gateway: %s, TLS %s ends here (%s)", strings.Join(t.ServerNames, ", "), t.TLS.Mode, t.Resource))
+		}
+	}
+	add(mesh.PortAdmin, "http", "admin, from loopback alone")
+	add(mesh.PortReady, "http", "readiness")
+	add(mesh.PortMetrics, "http", "metrics")
+	return []string{"PORT", "PROTOCOL", "FOR"}, rows
 }
 
 func routeRows(s *snapshot.Snapshot) (header []string, rows [][]string) {
@@ -155,6 +191,9 @@ func routeRows(s *snapshot.Snapshot) (header []string, rows [][]string) {
 	}
 	for _, g := range s.Gateways {
 		add(strconv.Itoa(int(g.Port)), g.VirtualHosts)
+		for _, t := range g.TLSServers {
+			add(fmt.Sprintf("%d tls %s", g.Port, strings.Join(t.ServerNames, ",")), t.VirtualHosts)
+		}
 	}
 	return []string{"LISTENER", "DOMAINS", "MATCH", "DESTINATION", "RULE"}, rows
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,12 +18,13 @@ import (
 )
 
 // apiPlanes are the planes that may serve resources, in the order in which they are asked.
-var apiPlanes = []mesh.Role{mesh.RolePilot}
+var apiPlanes = []mesh.Role{mesh.RolePilot, mesh.RoleCitadel, mesh.RoleMixer}
 
 // resourceClient talks to the resource APIs of the mesh's planes, which follow Kubernetes' conventions.
 type resourceClient struct {
 	env   *Env
 	kinds []kind
+	away  error // of the planes that did not answer
 }
 
 // kind is a kind of resource that one of the planes serves.
@@ -47,36 +49,44 @@ func (k kind) path(namespace, name string) string {
 	return p
 }
 
-// resources discovers what the planes serve.
+// resources discovers what the planes serve. One that is away takes only its own kinds with it.
 func (e *Env) resources(ctx context.Context) (*resourceClient, error) {
+	if _, err := e.mesh(ctx); err != nil {
+		return nil, err
+	}
 	c := &resourceClient{env: e}
 	for _, role := range apiPlanes {
 		p, err := e.plane(ctx, role)
+		if err == nil {
+			err = c.discover(ctx, p, role == mesh.RolePilot)
+		}
 		if err != nil {
-			return nil, err
+			c.away = errors.Join(c.away, err)
 		}
-		if err := c.discover(ctx, p); err != nil {
-			return nil, err
-		}
+	}
+	if len(c.kinds) == 0 {
+		return nil, c.away
 	}
 	return c, nil
 }
 
-func (c *resourceClient) discover(ctx context.Context, p *peer) error {
+// discover adds what p serves; core says that it is the one that has the core group.
+func (c *resourceClient) discover(ctx context.Context, p *peer, core bool) error {
 	var groups metav1.APIGroupList
 	if err := p.getJSON(ctx, "/apis", &groups); err != nil {
 		return err
 	}
-	versions := []struct {
+	type groupVersion struct {
 		path, group, version string
 		preferred            bool
-	}{{"/api/v1", "", "v1", true}}
+	}
+	var versions []groupVersion
+	if core {
+		versions = append(versions, groupVersion{"/api/v1", "", "v1", true})
+	}
 	for _, g := range groups.Groups {
 		for _, v := range g.Versions {
-			versions = append(versions, struct {
-				path, group, version string
-				preferred            bool
-			}{"/apis/" + v.GroupVersion, g.Name, v.Version, v.Version == g.PreferredVersion.Version})
+			versions = append(versions, groupVersion{"/apis/" + v.GroupVersion, g.Name, v.Version, v.Version == g.PreferredVersion.Version})
 		}
 	}
 	for _, v := range versions {
@@ -114,6 +124,9 @@ func (c *resourceClient) named(word string) (kind, error) {
 		}
 	}
 	slices.Sort(have)
+	if c.away != nil {
+		return kind{}, fmt.Errorf("no plane that answers has a kind %q: %w", word, c.away)
+	}
 	return kind{}, withCode(exitUsage, fmt.Errorf("the mesh has no kind %q; it has: %s", word, strings.Join(slices.Compact(have), ", ")))
 }
 
@@ -124,6 +137,9 @@ func (c *resourceClient) of(u *unstructured.Unstructured) (kind, error) {
 		if k.Group == gvk.Group && k.Version == gvk.Version && k.Kind == gvk.Kind {
 			return k, nil
 		}
+	}
+	if c.away != nil {
+		return kind{}, fmt.Errorf("no plane that answers has a kind %q of apiVersion %q: %w", u.GetKind(), u.GetAPIVersion(), c.away)
 	}
 	return kind{}, fmt.Errorf("apiVersion %q has no kind %q in this mesh; see `meshctl get --help`", u.GetAPIVersion(), u.GetKind())
 }

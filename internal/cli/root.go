@@ -40,8 +40,8 @@ func newRoot(env *Env) *cobra.Command {
 	root.AddCommand(
 		newCompose(env), newImages(env), newInstall(env), newUninstall(env), newUpgrade(env),
 		newApply(env), newGet(env), newDelete(env),
-		newExplain(env), newAnalyze(env), newProxyStatus(env), newProxyConfig(env), newCerts(env), newMetrics(env),
-		newEvents(env), newDoctor(env), newBugReport(env), newPolicy(env), newJWT(env),
+		newRollout(env), newDescribe(env), newExplain(env), newAnalyze(env), newProxyStatus(env), newProxyConfig(env), newCerts(env), newMetrics(env),
+		newEvents(env), newDoctor(env), newBugReport(env), newPolicy(env), newJWT(env), newAuthn(env), newAuthz(env),
 		newProxy(env), newVersion(env),
 	)
 	return root

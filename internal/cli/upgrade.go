@@ -15,9 +15,9 @@ import (
 
 	"github.com/composure-mesh/composure/compose"
 	"github.com/composure-mesh/composure/internal/images"
+	"github.com/composure-mesh/composure/internal/plane/status"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/labels"
-	"github.com/composure-mesh/composure/pilot/status"
 )
 
 type upgradeOptions struct {
@@ -207,40 +207,40 @@ func sandboxesNotAt(list []container.Summary, tag string) []string {
 
 func tagOf(c container.Summary) string { return c.Image[strings.LastIndexByte(c.Image, ':')+1:] }
 
-// planeSteps are the planes: first the keeper, whom the others ask who they are; pilot is well when the proxies that
-// were in sync before it are so again.
+// planeSteps are the planes: first the keeper, whom the others ask who they are. One that pushes configuration is well
+// when the proxies that were in sync with it before are so again.
 func (u *upgrade) planeSteps(ctx context.Context) []step {
-	before, _ := u.inSync(ctx) // a pilot that is down has none
 	var steps []step
 	for _, role := range planeRoles {
+		before, _ := u.inSync(ctx, role) // a plane that is down has none
 		steps = append(steps, step{services: []string{"composure-" + string(role)}, ready: func(ctx context.Context) error {
-			if err := waitPlane(ctx, u.env, u.mesh.Name, role); err != nil || role != mesh.RolePilot {
+			if err := waitPlane(ctx, u.env, u.mesh.Name, role); err != nil {
 				return err
 			}
-			return u.waitSync(ctx, before)
+			return u.waitSync(ctx, role, before)
 		}})
 	}
 	return steps
 }
 
-// inSync are the workloads whose proxies have the newest configuration, and what the others are.
-func (u *upgrade) inSync(ctx context.Context) (map[string]status.State, error) {
+// inSync are the workloads whose proxies have the plane's newest configuration, and what the others are.
+func (u *upgrade) inSync(ctx context.Context, role mesh.Role) (map[string]status.State, error) {
 	all, err := u.env.meshes(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range all {
-		c, ok := m.find(mesh.RolePilot)
+		c, ok := m.find(role)
 		if m.Name != u.mesh.Name || !ok {
 			continue
 		}
-		pilot, err := u.env.peer(ctx, "pilot", c.ID, "/pilot")
+		plane, err := u.env.peer(ctx, string(role), c.ID, "/"+string(role))
 		if err != nil {
 			return nil, err
 		}
-		defer pilot.http.CloseIdleConnections()
+		defer plane.http.CloseIdleConnections()
 		var report status.Report
-		if err := pilot.getJSON(ctx, "/debug/proxies", &report); err != nil {
+		if err := plane.getJSON(ctx, "/debug/proxies", &report); err != nil {
 			return nil, err
 		}
 		states := map[string]status.State{}
@@ -249,15 +249,18 @@ func (u *upgrade) inSync(ctx context.Context) (map[string]status.State, error) {
 		}
 		return states, nil
 	}
-	return nil, errors.New("pilot does not run")
+	return nil, fmt.Errorf("%s does not run", role)
 }
 
 // waitSync waits until the proxies that were in sync are so again.
-func (u *upgrade) waitSync(ctx context.Context, before map[string]status.State) error {
+func (u *upgrade) waitSync(ctx context.Context, role mesh.Role, before map[string]status.State) error {
+	if len(before) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, planeTimeout)
 	defer cancel()
 	for {
-		now, err := u.inSync(ctx)
+		now, err := u.inSync(ctx, role)
 		var missing []string
 		for workload, state := range before {
 			if state == status.Synced && now[workload] != status.Synced {
@@ -270,7 +273,7 @@ func (u *upgrade) waitSync(ctx context.Context, before map[string]status.State) 
 		select {
 		case <-ctx.Done():
 			slices.Sort(missing)
-			return errors.Join(fmt.Errorf("the proxies are not in sync with the new pilot: %s; see `meshctl proxy-status`", strings.Join(missing, ", ")), err)
+			return errors.Join(fmt.Errorf("the proxies are not in sync with the new %s: %s; see `meshctl proxy-status`", role, strings.Join(missing, ", ")), err)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -302,11 +305,17 @@ func (u *upgrade) proxySteps(list []container.Summary, changed []string) []step 
 			u.env.talk("note: %s is %s: it is brought up to date when it is started", c.Labels[composeService], c.State)
 			continue
 		}
-		services := []string{c.Labels[composeService]}
+		s := u.containerStep(c, []string{c.Labels[composeService]})
 		if workload := workloadOf(c); slices.Contains(changed, workload) {
-			services = []string{workload + "-mesh-sandbox", workload + "-mesh-proxy", workload}
+			proxyReady := s.ready
+			s = step{services: []string{workload + "-mesh-sandbox", workload + "-mesh-proxy", workload}, ready: func(ctx context.Context) error {
+				if err := proxyReady(ctx); err != nil {
+					return err
+				}
+				return waitHealthy(ctx, u.env, c.Labels[composeProject], workload) // its replicas serve meanwhile
+			}}
 		}
-		steps = append(steps, u.containerStep(c, services))
+		steps = append(steps, s)
 	}
 	return steps
 }
@@ -321,6 +330,7 @@ func (u *upgrade) containerStep(c container.Summary, services []string) step {
 // healthyTimeout is longer than the healthcheck of a proxy takes to give up: 4 probes of 25 s.
 const healthyTimeout = 110 * time.Second
 
+// waitHealthy waits until a service's container is healthy, or runs where it has no healthcheck.
 func waitHealthy(ctx context.Context, env *Env, project, service string) error {
 	ctx, cancel := context.WithTimeout(ctx, healthyTimeout)
 	defer cancel()
@@ -347,7 +357,7 @@ func waitHealthy(ctx context.Context, env *Env, project, service string) error {
 			}
 		}
 		switch state {
-		case container.Healthy:
+		case container.Healthy, container.StateRunning:
 			return nil
 		case container.Unhealthy, container.StateExited, container.StateDead:
 			return fmt.Errorf("it is %s; see `docker logs %s-%s-1`", state, project, service)

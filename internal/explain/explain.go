@@ -5,6 +5,7 @@ package explain
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -13,7 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/authn"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
@@ -24,8 +27,10 @@ import (
 // Request is what is asked about.
 type Request struct {
 	Method  string // default GET
-	URL     string // http://reviews:9080/reviews/0
+	URL     string // http://reviews:9080/reviews/0; or grpc://host:port/service/method; or, of bytes, tcp://host:port or tls://host:port
 	Headers []string
+	// Claims are those of a token that was verified; nil is no token.
+	Claims map[string]any
 }
 
 // Explanation is what happens to a request. What does not apply is null or empty.
@@ -46,7 +51,10 @@ type Explanation struct {
 	Weights []Weight `json:"weights"`
 	// Status is the mesh's own answer: of a redirect, a direct response, or an error that says why in Reason. Null where
 	// an application answers.
-	Status   *int     `json:"status"`
+	Status *int `json:"status"`
+	// GRPCStatus is that answer to a gRPC client, whose Status is 200 then, as on the wire.
+	GRPCStatus *int `json:"grpcStatus,omitempty"`
+
 	Redirect string   `json:"redirect"` // the Location
 	Rewrite  *Rewrite `json:"rewrite"`
 	Timeout  string   `json:"timeout"`
@@ -55,7 +63,7 @@ type Explanation struct {
 	Mirrors  []Mirror `json:"mirrors,omitempty"`
 	// Headers are the request's fields as they are sent, where a rule changes them.
 	Headers []string `json:"headers,omitempty"`
-	// Policies are the access rules that it meets.
+	// Policies are the access rules that decide about it, each the object and the path of the rule in it.
 	Policies []string `json:"policies"`
 	// Reason is the decision as a sentence.
 	Reason string `json:"reason"`
@@ -133,16 +141,26 @@ func Snapshot(s *snapshot.Snapshot, r Request) (*Explanation, error) { return ex
 
 // explain does so; targets are ports that stand behind others.
 func explain(s *snapshot.Snapshot, r Request, targets map[netip.AddrPort]uint16) (*Explanation, error) {
+	s, names := standIns(s)
 	t, err := table.Build(s, nil)
 	if err != nil {
 		return nil, err
 	}
-	q, dst, err := parse(r)
+	x := &explainer{t: t, q: &route.Request{}, gateways: len(s.Gateways) > 0, targets: targets, names: names, e: &Explanation{Listener: "outbound", Endpoints: []string{}, Weights: []Weight{}, Policies: []string{}, Steps: []Step{}}}
+	if c, ok, err := parseConnection(r.URL); ok {
+		if err == nil {
+			x.stream(s, c)
+		}
+		return x.e, err
+	}
+	q, dst, err := parse(grpcRequest(r))
 	if err != nil {
 		return nil, err
 	}
-	x := &explainer{t: t, q: q, targets: targets, e: &Explanation{Listener: "outbound", Endpoints: []string{}, Weights: []Weight{}, Policies: []string{}, Steps: []Step{}}}
-	if len(s.Gateways) > 0 {
+	x.q, x.dst = q, dst
+	kind, _ := q.Header.First(http1.ContentType)
+	x.grpc = filter.IsGRPC(kind)
+	if x.gateways {
 		x.gateway(dst)
 	} else {
 		x.outbound(dst)
@@ -153,13 +171,13 @@ func explain(s *snapshot.Snapshot, r Request, targets map[netip.AddrPort]uint16)
 // parse makes of r what a codec makes of bytes. A name has no address here: the decision is then by the name alone, as it
 // is for every address that the name has.
 func parse(r Request) (*route.Request, netip.AddrPort, error) {
-	u, err := url.Parse(r.URL)
+	u, target, err := split(r.URL)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}
 	port := map[string]uint16{"http": 80, "https": 443}[u.Scheme]
 	if port == 0 || u.Host == "" {
-		return nil, netip.AddrPort{}, fmt.Errorf("%q is no URL of a request, want http://host:port/path", r.URL)
+		return nil, netip.AddrPort{}, fmt.Errorf("%q is no URL of a request, want http://host:port/path, grpc://host:port/service/method, tcp://host:port or tls://host:port", r.URL)
 	}
 	if p := u.Port(); p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
@@ -168,9 +186,12 @@ func parse(r Request) (*route.Request, netip.AddrPort, error) {
 		}
 		port = uint16(n)
 	}
-	q := &route.Request{Method: []byte(r.Method), Path: []byte(u.RequestURI()), Authority: []byte(u.Host), Scheme: u.Scheme, Port: port}
+	q := &route.Request{Method: []byte(r.Method), Path: []byte(target), Authority: []byte(u.Host), Scheme: u.Scheme, Port: port}
 	if r.Method == "" {
 		q.Method = []byte(http.MethodGet)
+	}
+	if r.Claims != nil {
+		q.Auth = authn.Auth(r.Claims)
 	}
 	for _, h := range r.Headers {
 		name, value, ok := strings.Cut(h, ":")
@@ -194,16 +215,47 @@ func parse(r Request) (*route.Request, netip.AddrPort, error) {
 	return q, netip.AddrPortFrom(ip, port), nil
 }
 
+// split parses a URL up to its path; the rest is the target as a client would write it, however it is spelled.
+func split(text string) (base *url.URL, target string, err error) {
+	scheme := strings.Index(text, "://")
+	if scheme < 0 {
+		return nil, "", fmt.Errorf("%q is no URL of a request, want http://host:port/path", text)
+	}
+	target = "/"
+	if i := strings.IndexAny(text[scheme+3:], "/?#\\"); i >= 0 {
+		text, target = text[:scheme+3+i], text[scheme+3+i:]
+	}
+	if target, _, _ = strings.Cut(target, "#"); target == "" || target[0] != '/' {
+		target = "/" + target
+	}
+	base, err = url.Parse(text)
+	return base, target, err
+}
+
 type explainer struct {
-	t       *table.Table
-	q       *route.Request
-	targets map[netip.AddrPort]uint16
-	e       *Explanation
+	t        *table.Table
+	q        *route.Request
+	dst      netip.AddrPort // that is dialled, as far as the URL says it
+	gateways bool           // it is a gateway's proxy
+	grpc     bool           // the request is of gRPC
+	targets  map[netip.AddrPort]uint16
+	names    map[netip.Addr]string // that stand-ins for addresses stand for
+	e        *Explanation
 }
 
 func (x *explainer) gateway(dst netip.AddrPort) {
 	x.e.Listener = fmt.Sprintf("gateway port %d", dst.Port())
-	vh := x.t.Gateway(dst.Port(), x.q.Authority)
+	server := ""
+	if x.t.GatewayProtocol(dst.Port()) == mesh.ProtocolTLS {
+		s := x.t.GatewayTLS(dst.Port(), string(table.Hostname(nil, x.q.Authority)))
+		if s == nil {
+			x.e.Reason = fmt.Sprintf("no Gateway of this proxy has a server on port %d that ends TLS for the name %s: it passes through, or is refused", dst.Port(), x.q.Authority)
+			return
+		}
+		server = s.Name
+		x.e.Listener += ", " + s.Resource
+	}
+	vh := x.t.Gateway(dst.Port(), server, x.q.Authority)
 	if vh == nil {
 		x.answer(http.StatusNotFound, "no Gateway of this proxy has a server for %s on port %d, or no VirtualService is bound to it", x.q.Authority, dst.Port())
 		return
@@ -216,6 +268,8 @@ func (x *explainer) outbound(dst netip.AddrPort) {
 	switch {
 	case out.VirtualHost != nil:
 		x.follow(out.VirtualHost)
+	case x.t.BlackHole(out.Workload):
+		x.answer(http.StatusBadGateway, "%s is no service that the mesh knows, and a Sidecar allows only such: a ServiceEntry makes it one", x.q.Authority)
 	case out.Workload != nil:
 		x.e.Endpoints = append(x.e.Endpoints, dst.String())
 		x.e.Reason = fmt.Sprintf("goes to workload %s, which has that address; it is none of the services that the request names", out.Workload.Name)
@@ -254,8 +308,18 @@ func ruleName(r *route.Route) string {
 }
 
 func (x *explainer) answer(status int, format string, args ...any) {
+	x.answerAs(status, filter.GRPCOf(status), format, args...)
+}
+
+// answerAs is an answer with a status of HTTP, or of gRPC where that is asked for.
+func (x *explainer) answerAs(status, grpc int, format string, args ...any) {
+	what := fmt.Sprintf("%d %s", status, http.StatusText(status))
+	if x.grpc {
+		status, x.e.GRPCStatus = http.StatusOK, &grpc
+		what = fmt.Sprintf("gRPC status %d", grpc)
+	}
 	x.e.Status = &status
-	x.e.Reason = fmt.Sprintf("answered with %d %s: ", status, http.StatusText(status)) + fmt.Sprintf(format, args...)
+	x.e.Reason = fmt.Sprintf("answered with %s: ", what) + fmt.Sprintf(format, args...)
 }
 
 // rules copies what the route does besides.
@@ -335,11 +399,14 @@ func (x *explainer) endpoints(d *route.Destination) ([]string, []Member) {
 	addresses, members := []string{}, []Member(nil)
 	if c := x.t.Cluster(d.Service, d.Subset); c != nil {
 		for _, e := range c.Endpoints {
-			at := netip.AddrPortFrom(e.Addr, x.port(d))
+			at := e.Target(x.t.Service(d.Service).Target(x.port(d))).Addr
 			if p, ok := x.targets[at]; ok {
 				at = netip.AddrPortFrom(e.Addr, p)
 			}
 			a := at.String()
+			if name, ok := x.names[at.Addr()]; ok {
+				a = net.JoinHostPort(name, strconv.Itoa(int(at.Port())))
+			}
 			addresses = append(addresses, a)
 			members = append(members, Member{e.Workload.Name, a, e.Identity})
 		}
@@ -385,14 +452,18 @@ func (x *explainer) handler(r *route.Route) filter.Handler {
 const always snapshot.Million = 1_000_000
 
 func (x *explainer) local(response *filter.Response) {
-	x.answer(response.Status, "by %s itself", x.e.Rule)
+	grpc := filter.GRPCOf(response.Status)
+	if response.Local.GRPCSet {
+		grpc = response.Local.GRPC
+	}
+	x.answerAs(response.Status, grpc, "by %s itself", x.e.Rule)
 	if x.e.Fault != nil {
-		x.answer(response.Status, "the fault that %s injects", x.e.Rule)
+		x.answerAs(response.Status, grpc, "the fault that %s injects", x.e.Rule)
 	}
 	for _, f := range response.Header {
 		if http1.EqualFold(f.Name, "location") {
 			x.e.Redirect = string(f.Value)
-			x.answer(response.Status, "redirected to %s", f.Value)
+			x.answerAs(response.Status, grpc, "redirected to %s", f.Value)
 		}
 	}
 }
@@ -434,6 +505,8 @@ func (x *explainer) sent() {
 		x.answer(http.StatusServiceUnavailable, "%s is no service that this proxy can reach", e.Destination)
 	case x.t.Cluster(e.Destination, e.Subset) == nil:
 		x.answer(http.StatusServiceUnavailable, "no DestinationRule gives %s a subset %s", e.Destination, e.Subset)
+	case x.t.ClusterAt(e.Destination, e.Subset, e.Port).Passthrough():
+		x.passthrough(where)
 	case len(e.Endpoints) == 0:
 		x.answer(http.StatusServiceUnavailable, "no workload of %s runs and is healthy", where)
 	case len(e.Weights) > 1:
@@ -443,11 +516,24 @@ func (x *explainer) sent() {
 	}
 }
 
+// passthrough explains a request that goes to the very address that was dialled. At a gateway, that is the gateway's own.
+func (x *explainer) passthrough(where string) {
+	if x.gateways {
+		x.answer(http.StatusServiceUnavailable, "%s is reached at the address that a client dials, and at a gateway that is the gateway", where)
+		return
+	}
+	x.e.Reason = "goes to the address that was dialled, as one of " + where
+	if x.dst.Addr().IsValid() {
+		x.e.Endpoints = []string{x.dst.String()}
+	}
+}
+
 // sink is where the chain ends: nothing is sent.
 type sink struct{}
 
 func (sink) Try(x *filter.Exchange) { x.Response = filter.Response{Status: http.StatusOK} }
 
-func (sink) Again(*filter.Exchange) bool { return false }
+func (sink) Awaits(*filter.Exchange) bool { return false }
+func (sink) Again(*filter.Exchange) bool  { return false }
 
 func (sink) Wait(*filter.Exchange, time.Duration) bool { return true }

@@ -15,8 +15,10 @@ import (
 	networking "istio.io/api/networking/v1"
 
 	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/internal/analysis"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	policies "github.com/composure-mesh/composure/mixer/compile"
 	"github.com/composure-mesh/composure/pilot/compile"
 )
 
@@ -25,24 +27,35 @@ import (
 // the labels of their template; a service of which none of these is given is taken to have one workload for itself and
 // for each subset.
 type Files struct {
-	intent    []*api.Object
+	// Namespace is that of what names none; empty is Kubernetes' default.
+	Namespace string
+
+	intent []*api.Object
+	// invalid are networking objects that can be read and are refused: what else is wrong with them, and with what names
+	// them, is told besides.
+	invalid   []*api.Object
 	services  []kubeObject
 	endpoints map[string]kubeObject // by namespace/name
 	pods      []kubeObject          // and templates of pods
+	// namespaces are those that there is an object of.
+	namespaces []string
 }
 
 // kubeObject is what is read of a Kubernetes object, of whatever kind it is.
 type kubeObject struct {
 	Kind     string `json:"kind"`
 	Metadata struct {
-		Name, Namespace string
-		Labels          map[string]string
+		Name, Namespace     string
+		Labels, Annotations map[string]string
 	} `json:"metadata"`
 	Spec struct {
 		Selector json.RawMessage `json:"selector"`
 		Ports    []kubePort      `json:"ports"`
+		Type     string          `json:"type"` // of a Service
+		podSpec
 		Template struct {
-			Metadata struct{ Labels map[string]string } `json:"metadata"`
+			Metadata struct{ Labels, Annotations map[string]string } `json:"metadata"`
+			Spec     podSpec                                         `json:"spec"`
 		} `json:"template"`
 	} `json:"spec"`
 	Status struct {
@@ -54,9 +67,24 @@ type kubeObject struct {
 	} `json:"subsets"`
 }
 
+// podSpec is a pod's; a Deployment has it in its template.
+type podSpec struct {
+	ServiceAccountName string          `json:"serviceAccountName"`
+	SecurityContext    securityContext `json:"securityContext"`
+	Containers         []struct {
+		Name            string          `json:"name"`
+		SecurityContext securityContext `json:"securityContext"`
+	} `json:"containers"`
+}
+
+type securityContext struct {
+	RunAsUser *int64 `json:"runAsUser"`
+}
+
 type kubePort struct {
 	Name        string `json:"name"`
 	Port        int    `json:"port"`
+	Protocol    string `json:"protocol"` // TCP, UDP or SCTP
 	AppProtocol string `json:"appProtocol"`
 	// TargetPort is a number, or the name of a port of the pod.
 	TargetPort any `json:"targetPort"`
@@ -136,11 +164,17 @@ func (f *Files) add(v any) []*DocumentError {
 	if err = json.Unmarshal(raw, &k); err != nil {
 		err = fmt.Errorf("metadata, spec: %w", err)
 	}
+	if meta, ok := content["metadata"].(map[string]any); ok && k.Metadata.Namespace == "" && f.Namespace != "" {
+		k.Metadata.Namespace, meta["namespace"] = f.Namespace, f.Namespace
+	}
 	k.Metadata.Namespace = cmp.Or(k.Metadata.Namespace, mesh.DefaultNamespace)
-	if version, _ := content["apiVersion"].(string); strings.Contains(version, "istio.io/") {
-		var o *api.Object
-		if o, err = api.Decode(api.Kinds(), content); err == nil {
+	if version, _ := content["apiVersion"].(string); strings.Contains(version, "istio.io/") || strings.Contains(version, ".composure.dev/") || version+kind == "v1Secret" {
+		o, problems := api.Read(api.Kinds(), content)
+		switch err = problems.Err(); {
+		case err == nil:
 			f.intent = append(f.intent, o)
+		case o != nil && o.Kind.In(api.Networking()):
+			f.invalid = append(f.invalid, o)
 		}
 	} else if err == nil {
 		f.addKube(&k)
@@ -149,6 +183,13 @@ func (f *Files) add(v any) []*DocumentError {
 		return []*DocumentError{{Resource: strings.ToLower(kind) + "/" + k.Metadata.Namespace + "/" + k.Metadata.Name, Err: err}}
 	}
 	return nil
+}
+
+// hasNamespace reports whether an object is of a namespace.
+func (f *Files) hasNamespace(name string) bool {
+	in := func(k kubeObject) bool { return k.Metadata.Namespace == name }
+	return slices.ContainsFunc(f.services, in) || slices.ContainsFunc(f.pods, in) ||
+		slices.ContainsFunc(f.intent, func(o *api.Object) bool { return o.Meta.Namespace == name })
 }
 
 func (f *Files) addKube(k *kubeObject) {
@@ -161,10 +202,13 @@ func (f *Files) addKube(k *kubeObject) {
 		}
 		f.endpoints[k.Metadata.Namespace+"/"+k.Metadata.Name] = *k
 	case "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet":
-		k.Metadata.Labels = k.Spec.Template.Metadata.Labels
+		k.Metadata.Labels, k.Metadata.Annotations = k.Spec.Template.Metadata.Labels, k.Spec.Template.Metadata.Annotations
+		k.Spec.podSpec = k.Spec.Template.Spec
 		f.pods = append(f.pods, *k)
 	case "Pod":
 		f.pods = append(f.pods, *k)
+	case "Namespace":
+		f.namespaces = append(f.namespaces, k.Metadata.Name)
 	}
 }
 
@@ -176,7 +220,15 @@ func (f *Files) Explain(from string, r Request) (*Explanation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return explain(s, r, b.targets)
+	e, err := explain(s, r, b.targets)
+	if err != nil {
+		return nil, err
+	}
+	guards, err := b.secured()
+	if err != nil {
+		return nil, err
+	}
+	return e, e.Meet(guards, &s.Proxy, r)
 }
 
 func (b *facts) snapshot(from string) (*snapshot.Snapshot, error) {
@@ -194,7 +246,19 @@ func (b *facts) services() error {
 			return err
 		}
 	}
+	for i := range b.files.pods {
+		b.pod(&b.files.pods[i]) // those that no Service selects, too
+	}
 	return nil
+}
+
+// pod is the workload of a pod, or of a template of pods.
+func (b *facts) pod(p *kubeObject) *mesh.Workload {
+	w := b.workload(p.Metadata.Name, p.Metadata.Namespace, p.Status.PodIP, p.Metadata.Labels)
+	if account := p.Spec.ServiceAccountName; account != "" {
+		w.ServiceAccount, w.Identity = account, "spiffe://cluster.local/ns/"+w.Namespace+"/sa/"+account
+	}
+	return w
 }
 
 func (b *facts) index() *compile.Index {
@@ -205,35 +269,72 @@ func (b *facts) index() *compile.Index {
 	return compile.New(v)
 }
 
+// usage are the policies of Mixer, which need no facts to be checked.
+func (b *facts) usage() *policies.Index { return policies.New(policies.View{Intent: b.files.intent}) }
+
 // Check says what of the files is questionable: what the mesh's own objects refer to and is not there, rules that can't be
 // reached, and so on.
-func (f *Files) Check() ([]compile.Problem, error) {
-	b := newFacts(f)
+func (f *Files) Check() ([]analysis.Problem, error) {
+	all := *f
+	all.intent = slices.Concat(f.intent, f.invalid)
+	b := newFacts(&all)
 	if err := b.services(); err != nil {
 		return nil, err
 	}
 	b.gateways()
-	problems := b.index().CheckAll()
+	return slices.Concat(b.index().CheckAll(), b.security().CheckAll(), b.usage().CheckAll(), f.CheckServices()), nil
+}
+
+// Objects are the mesh's own.
+func (f *Files) Objects() []*api.Object { return f.intent }
+
+// CheckServices says what is questionable about Kubernetes' own objects.
+func (f *Files) CheckServices() []analysis.Problem {
+	problems := f.checkWorkloads()
 	for i := range f.services {
-		s := &f.services[i]
-		for j, p := range s.Spec.Ports {
-			if protocolOf(p) == mesh.ProtocolAuto {
-				problems = append(problems, compile.Problem{
-					Code: compile.PortNameNotConventional, Resource: "service/" + s.Metadata.Namespace + "/" + s.Metadata.Name, Path: fmt.Sprintf("spec.ports[%d].name", j),
-					Detail: fmt.Sprintf("neither the name nor appProtocol of port %d says a protocol: it is found out from the first bytes", p.Port),
-				})
+		problems = append(problems, f.services[i].checkPorts()...)
+	}
+	return problems
+}
+
+// The gateway that there is where files have Gateways and none that they select: as Istio's profiles and meshctl compose
+// inject add it.
+const ingressGateway = "istio-ingressgateway"
+
+var (
+	ingressLabels = map[string]string{"istio": "ingressgateway", "app": ingressGateway}
+	ingressPorts  = []mesh.Port{{Number: 80, Protocol: mesh.ProtocolHTTP}, {Number: 443, Protocol: "https"}}
+)
+
+// addIngress adds the gateway that files leave to the installation. It has the Secrets of Istio's own namespace where the
+// files have such, else those of the files' namespace.
+func (b *facts) addIngress() {
+	wanted, namespace := false, cmp.Or(b.files.Namespace, mesh.DefaultNamespace)
+	for _, o := range b.files.intent {
+		switch spec := o.Spec.(type) {
+		case *networking.Gateway:
+			wanted = wanted || mesh.Selects(spec.Selector, ingressLabels)
+		case *api.Secret:
+			if o.Meta.Namespace == api.RootNamespace {
+				namespace = api.RootNamespace
 			}
 		}
 	}
-	return problems, nil
+	for _, w := range b.workloads {
+		wanted = wanted && !mesh.Selects(map[string]string{"istio": ingressLabels["istio"]}, w.Labels)
+	}
+	if wanted {
+		b.workload(ingressGateway, namespace, "", ingressLabels).Ports = ingressPorts
+	}
 }
 
 // gateways makes gateways of the workloads that Gateways select; a service's ports are what they publish.
 func (b *facts) gateways() {
+	b.addIngress()
 	for _, w := range b.workloads {
 		for _, o := range b.files.intent {
 			g, ok := o.Spec.(*networking.Gateway)
-			if !ok || !compile.Selects(g.Selector, w.Labels) {
+			if !ok || !mesh.Selects(g.Selector, w.Labels) {
 				continue
 			}
 			w.Role, w.Meshed = mesh.RoleGateway, false
@@ -310,6 +411,12 @@ func (b *facts) target(s *kubeObject, w *mesh.Workload, p *kubePort) {
 // protocolOf is what a port's appProtocol says, else its name up to the dash
 // (https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/).
 func protocolOf(p kubePort) mesh.Protocol {
+	if p.Protocol == "UDP" {
+		return "udp"
+	}
+	if named := appProtocols[p.AppProtocol]; named != "" {
+		return named
+	}
 	prefix, _, _ := strings.Cut(p.Name, "-")
 	named := mesh.Protocol(strings.ToLower(cmp.Or(p.AppProtocol, prefix)))
 	if !slices.Contains(protocols, named) {
@@ -321,6 +428,12 @@ func protocolOf(p kubePort) mesh.Protocol {
 // protocols are those that Istio knows a port's name by.
 var protocols = []mesh.Protocol{
 	"http", "http2", "https", "grpc", "grpc-web", "tcp", "tls", "udp", "mongo", "mysql", "redis",
+}
+
+// appProtocols are Kubernetes' own names for some of them
+// (https://kubernetes.io/docs/concepts/services-networking/service/#application-protocol).
+var appProtocols = map[string]mesh.Protocol{
+	"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https",
 }
 
 func (b *facts) members(s *kubeObject) ([]*mesh.Workload, error) {
@@ -336,8 +449,8 @@ func (b *facts) members(s *kubeObject) ([]*mesh.Workload, error) {
 	var members []*mesh.Workload
 	for i := range b.files.pods {
 		p := &b.files.pods[i]
-		if len(selector) > 0 && p.Metadata.Namespace == s.Metadata.Namespace && compile.Selects(selector, p.Metadata.Labels) {
-			members = append(members, b.workload(p.Metadata.Name, p.Metadata.Namespace, p.Status.PodIP, p.Metadata.Labels))
+		if len(selector) > 0 && p.Metadata.Namespace == s.Metadata.Namespace && mesh.Selects(selector, p.Metadata.Labels) {
+			members = append(members, b.pod(p))
 		}
 	}
 	if len(members) > 0 {

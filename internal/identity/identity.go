@@ -66,13 +66,22 @@ func ServerTLS(src Source, authorize Authorize, protocols ...string) *tls.Config
 	}
 }
 
-// ServerOnlyTLS is ServerTLS for clients that have no certificate yet.
-func ServerOnlyTLS(src Source, protocols ...string) *tls.Config {
+// OpenServerTLS is ServerTLS that clients without a certificate may pass, too: those that come for their first. PeerID
+// fails for them.
+func OpenServerTLS(src Source, authorize Authorize, protocols ...string) *tls.Config {
+	verify := verifier(src, authorize, x509.ExtKeyUsageClientAuth)
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		SessionTicketsDisabled: true,
 		NextProtos:             protocols,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(src) },
+		ClientAuth:             tls.RequestClientCert,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if len(cs.PeerCertificates) == 0 {
+				return nil
+			}
+			return verify(cs)
+		},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(src) },
 	}
 }
 
@@ -86,10 +95,15 @@ func ClientTLS(src Source, authorize Authorize, protocols ...string) *tls.Config
 		MinVersion: tls.VersionTLS13,
 		NextProtos: protocols,
 		// Names are not checked, identities are: VerifyConnection verifies the whole chain.
-		InsecureSkipVerify:   true, //nolint:gosec // see above
-		VerifyConnection:     verifier(src, authorize, x509.ExtKeyUsageServerAuth),
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate(src) },
-		ClientSessionCache:   tls.NewLRUClientSessionCache(sessions),
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		VerifyConnection:   verifier(src, authorize, x509.ExtKeyUsageServerAuth),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if m := src.Current(); m != nil && m.Certificate.Leaf == nil {
+				return new(tls.Certificate), nil // it has roots alone, and shows nothing
+			}
+			return certificate(src)
+		},
+		ClientSessionCache: tls.NewLRUClientSessionCache(sessions),
 	}
 }
 

@@ -218,7 +218,9 @@ func TestMutualTLS(t *testing.T) {
 		"a server without one":     {ServerTLS(rootsOnly{}, member), ClientTLS(a.source(web), member), "no certificate yet", "internal error"},
 		"an expired client":        {ServerTLS(a.source(api), member), ClientTLS(expired, member), "", "the certificate of " + web + " expired"},
 		"no client certificate":    {ServerTLS(a.source(api), member), &tls.Config{InsecureSkipVerify: true}, "didn't provide a certificate", "certificate required"},
-		"server-only":              {ServerOnlyTLS(a.source(api)), ClientTLS(rootsOnly{&Material{Roots: a.pool()}}, member), "", ""},
+		"open, to none":            {OpenServerTLS(a.source(api), member), ClientTLS(rootsOnly{&Material{Roots: a.pool()}}, member), "", ""},
+		"open, to a member":        {OpenServerTLS(a.source(api), member), ClientTLS(a.source(web), member), "", ""},
+		"open, to a stranger":      {OpenServerTLS(a.source(api), member), ClientTLS(rootsOnly{&Material{Certificate: stranger.source(web).m.Certificate, Roots: a.pool(), ID: spiffeid.RequireFromString(web)}}, member), "unknown authority", "bad certificate"},
 		"an old version":           {ServerTLS(a.source(api), member), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}, "unsupported versions", "protocol version"},
 	} {
 		t.Run(name, func(t *testing.T) {

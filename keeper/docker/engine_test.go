@@ -148,7 +148,7 @@ func TestAttestOnDocker(t *testing.T) {
 		"root in a proxy":   {"0", web, []string{"POST", "/v1/attest", string(body)}, "403 {\"error\":\"not a process of this mesh"},
 		"another mesh":      {"1337", map[string]string{"composure.mesh": "x", "composure.role": "proxy", "composure.workload": "web"}, []string{"POST", "/v1/attest", string(body)}, `composure.mesh is \"x\", want \"keepertest\"`},
 		"any container":     {"1337", nil, []string{"POST", "/v1/attest", string(body)}, "403"},
-		"facts for a proxy": {"1337", web, []string{"GET", "/v1/facts"}, "this is for pilot, not for proxy"},
+		"facts for a proxy": {"1337", web, []string{"GET", "/v1/facts"}, "this is for pilot, citadel or mixer, not for proxy"},
 		"facts for pilot":   {"1341", map[string]string{"composure.mesh": "keepertest", "composure.role": "pilot"}, []string{"GET", "/v1/facts"}, `200 {"revision":`},
 		"the version":       {"0", nil, []string{"GET", "/version"}, `200 {"component":"keeper"`},
 	} {

@@ -38,8 +38,9 @@ const (
 	idleShare = 10
 )
 
-// proxyGrace is short: in a dead namespace there is nothing to drain.
-var proxyGrace = time.Second
+// noGrace is that of proxies and sandboxes: without a network there is nothing to drain, and a proxy would try to, with its
+// peers' connections, which are dead too.
+var noGrace time.Duration
 
 // Config is what a healer needs; every field is set.
 type Config struct {
@@ -298,11 +299,7 @@ func (h *Healer) do(ctx context.Context, a Action) outcome {
 	if !ok {
 		return o
 	}
-	sandbox, ok := h.ask(ctx, &o, c.NetworkOf)
-	if !ok {
-		return o
-	}
-	if again, ok := decide(c, sandbox); !ok || again.Verb != a.Verb {
+	if !h.stands(ctx, &o, c, a.Verb) {
 		return o
 	}
 	o.tried = true
@@ -310,8 +307,8 @@ func (h *Healer) do(ctx context.Context, a Action) outcome {
 	switch {
 	case a.Verb == Start:
 		err = h.cfg.Engine.Start(ctx, c.ID)
-	case c.Role == mesh.RoleProxy:
-		err = h.cfg.Engine.Restart(ctx, c.ID, &proxyGrace)
+	case c.Role == mesh.RoleProxy, c.Role == mesh.RoleSandbox:
+		err = h.cfg.Engine.Restart(ctx, c.ID, &noGrace)
 	default:
 		err = h.cfg.Engine.Restart(ctx, c.ID, nil)
 	}
@@ -322,6 +319,20 @@ func (h *Healer) do(ctx context.Context, a Action) outcome {
 	c, ok = h.ask(ctx, &o, c.ID)
 	o.done = ok && err == nil && c.State == Running
 	return o
+}
+
+// stands reports whether what was just learnt of a container gives the same reason to act.
+func (h *Healer) stands(ctx context.Context, o *outcome, c *Container, verb Verb) bool {
+	if c.Role == mesh.RoleSandbox {
+		again, ok := bare(c)
+		return ok && again.Verb == verb
+	}
+	sandbox, ok := h.ask(ctx, o, c.NetworkOf)
+	if !ok {
+		return false
+	}
+	again, ok := decide(c, sandbox)
+	return ok && again.Verb == verb
 }
 
 // end stops the proxy of a workload and then its sandbox, if they still serve nobody; known is what the plan was made of.

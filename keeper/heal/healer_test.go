@@ -146,7 +146,7 @@ func (e *fakeEngine) start(verb, id string, takes time.Duration) error {
 	if refuses != nil {
 		return refuses
 	}
-	c.State, c.Error, c.StartedAt = Running, "", time.Now()
+	c.State, c.Error, c.StartedAt, c.Bare = Running, "", time.Now(), false
 	if c.Role == mesh.RoleProxy {
 		c.Health = "starting"
 		time.AfterFunc(time.Second, func() { e.change(id, false, health("healthy")) })
@@ -188,7 +188,7 @@ func TestDeadNamespace(t *testing.T) {
 		now := time.Now()
 		e := run(t, sandbox(began0(now)), proxy(began0(now.Add(-time.Minute))), app(began0(now.Add(-time.Minute))))
 		time.Sleep(time.Hour)
-		e.expect(t, "2s restart(1s) web-mesh-proxy", "4s restart web") // the application when the proxy is ready
+		e.expect(t, "1s restart(0s) web-mesh-proxy", "2s restart web") // the application when the proxy runs
 		want := "restart web shop-web-mesh-proxy-1: done\nrestart web shop-web-1: done"
 		if got := e.journal(); got != want {
 			t.Errorf("journal:\n%s\nwant:\n%s", got, want)
@@ -201,7 +201,7 @@ func TestComposeRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
 		e := run(t, sandbox(began0(now)), proxy(began0(now.Add(-time.Minute))), app(began0(now.Add(-time.Minute))))
-		time.Sleep(time.Second)
+		time.Sleep(100 * time.Millisecond)
 		e.change("b10c5", false, stopping) // takes its time
 		time.Sleep(8 * time.Second)
 		e.change("b10c5", false, func(c *Container) { c.Stopping, c.StartedAt, c.Health = false, time.Now(), "starting" })
@@ -209,6 +209,30 @@ func TestComposeRestarts(t *testing.T) {
 		time.Sleep(8 * time.Second)
 		e.change("a44", false, func(c *Container) { c.Stopping, c.StartedAt = false, time.Now() })
 		e.change("b10c5", false, health("healthy"))
+		time.Sleep(time.Hour)
+		e.expect(t)
+	})
+}
+
+// TestBare: a sandbox that the engine has lost the interfaces of is restarted, and its joiners after it; of one that somebody
+// has disconnected a user is told once.
+func TestBare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := run(t, sandbox(bareOf(1)), proxy(), app())
+		time.Sleep(time.Hour)
+		e.expect(t, "15s restart(0s) web-mesh-sandbox", "17s restart(0s) web-mesh-proxy", "18s restart web")
+		e.change(sandboxID, false, bareOf(0))
+		time.Sleep(time.Hour)
+		want := "restart web shop-web-mesh-sandbox-1: done\nrestart web shop-web-mesh-proxy-1: done\nrestart web shop-web-1: done\n" +
+			"tell web shop-web-mesh-sandbox-1: docker compose up -d --force-recreate web-mesh-sandbox web-mesh-proxy web"
+		if got := e.journal(); got != want {
+			t.Errorf("journal:\n%s\nwant:\n%s", got, want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		e := run(t, sandbox(bareOf(1)), proxy(), app())
+		time.Sleep(10 * time.Second)
+		e.change(sandboxID, true, func(c *Container) { c.Bare = false }) // it is back before its time
 		time.Sleep(time.Hour)
 		e.expect(t)
 	})
@@ -232,10 +256,10 @@ func TestClockSetBack(t *testing.T) {
 		later := time.Now().Add(24 * time.Hour)
 		e := run(t, sandbox(began0(later)), app())
 		time.Sleep(time.Hour)
-		e.expect(t, "2s restart web")
+		e.expect(t, "1s restart web")
 		e.change("a44", false, failed(notRunning))
 		time.Sleep(time.Hour)
-		e.expect(t, "2s restart web", "1h0m0s start web")
+		e.expect(t, "1s restart web", "1h0m0s start web")
 	})
 }
 

@@ -49,6 +49,10 @@ type Container struct {
 	ByItself bool
 	// Job, of a sandbox, says that the application is waited for to end: it is over however it has ended.
 	Job bool
+	// Bare is true of a running sandbox whose network namespace has no interface but the loopback, Networks the number of
+	// networks that the engine takes it to be connected to.
+	Bare     bool
+	Networks int
 	// LeftAt, of a sandbox, is when the last of those joiners ended that are gone by now; zero is never since it began.
 	LeftAt time.Time
 }
@@ -89,8 +93,9 @@ type Action struct {
 }
 
 const (
-	// holdRestart lets `docker compose restart` of a sandbox restart its joiners by itself.
-	holdRestart = 2 * time.Second
+	// holdRestart lets `docker compose restart` of a sandbox restart its joiners by itself: it tells both to stop some 20 ms
+	// after it has started the sandbox.
+	holdRestart = 500 * time.Millisecond
 	// holdReady is how long an application is kept waiting for its proxy. Without a proxy it reaches nobody.
 	holdReady = 30 * time.Second
 	// holdJob lets a job that was told to end be on its way to begin again: a restart is a stop and a start.
@@ -100,6 +105,8 @@ const (
 	holdOneOff = 10 * time.Second
 	// holdTell is longer than Compose takes to replace a workload's containers one after the other.
 	holdTell = 15 * time.Second
+	// holdBare lets whoever disconnects a sandbox from a network connect it to another.
+	holdBare = 15 * time.Second
 )
 
 // Plan says what there is to do about the containers of a mesh. It has no effects; equal containers in any order
@@ -128,13 +135,24 @@ func Plan(containers []Container) []Action {
 		if !ok {
 			continue
 		}
-		if c.Role != mesh.RoleProxy && a.Verb != Tell {
-			a.Hold = max(a.Hold, waitFor(proxies[c.NetworkOf], sandbox))
+		if proxy := proxies[c.NetworkOf]; c.Role != mesh.RoleProxy && proxy != nil {
+			switch {
+			case a.Verb == Start:
+				a.Hold = max(a.Hold, waitFor(proxy, sandbox))
+			case a.Verb == Restart && (proxy.Stopping || proxy.State == Running && proxy.beganBefore(sandbox)):
+				a.Hold = holdReady // one after the other, also where a pause keeps us from the proxy, or somebody else is at it
+			}
 		}
 		actions = append(actions, a)
 	}
 	for i := range containers {
 		if a, ok := ended(&containers[i], containers); ok {
+			actions = append(actions, a)
+		}
+		if a, ok := bare(&containers[i]); ok {
+			if a.Verb == Tell {
+				a.Advice = "docker compose up -d --force-recreate " + strings.Join(together(&containers[i], containers), " ")
+			}
 			actions = append(actions, a)
 		}
 	}
@@ -185,11 +203,41 @@ func decide(c, sandbox *Container) (Action, bool) {
 	return a, true
 }
 
-// waitFor is how long an application waits for its proxy to become ready.
-func waitFor(proxy, sandbox *Container) time.Duration {
-	if proxy == nil || sandbox == nil {
-		return 0
+// bare is what there is to do about a sandbox without an interface. Where the engine knows of networks it has lost them
+// on the way, and a restart makes it connect the sandbox anew; its joiners follow it. Where it knows of none, somebody has
+// disconnected it, and only a new container has its networks, addresses and names again.
+func bare(sandbox *Container) (Action, bool) {
+	a := Action{Verb: Tell, Container: *sandbox, Workload: sandbox.Workload, Hold: holdBare}
+	if sandbox.Role != mesh.RoleSandbox || sandbox.State != Running || sandbox.Stopping || !sandbox.Bare {
+		return a, false
 	}
+	a.Why = "it is connected to no network, so its application reaches nobody"
+	if sandbox.Networks > 0 {
+		a.Verb = Restart
+		a.Why = "its network namespace has no interface but the loopback, though the engine takes it to be connected"
+	}
+	return a, true
+}
+
+// together are the compose services of a sandbox and its joiners, each after what it depends on.
+func together(sandbox *Container, all []Container) []string {
+	var proxies, others []string
+	for _, c := range all {
+		switch {
+		case c.NetworkOf != sandbox.ID || c.OneOff || c.Service == "":
+		case c.Role == mesh.RoleProxy:
+			proxies = append(proxies, c.Service)
+		default:
+			others = append(others, c.Service)
+		}
+	}
+	slices.Sort(others)
+	return slices.Concat([]string{sandbox.Service}, proxies, others)
+}
+
+// waitFor is how long an application that is to be started waits for its proxy to become ready. One that is restarted does
+// not wait: it has run without a network, and what it sends before the proxy is there waits in the sandbox's backlog.
+func waitFor(proxy, sandbox *Container) time.Duration {
 	switch {
 	case proxy.failedToJoin(), proxy.State == Restarting:
 		return holdReady
@@ -247,7 +295,7 @@ func (c *Container) isOver(sandbox *Container) bool {
 	return c.ByItself || sandbox.Job && c.Workload == sandbox.Workload
 }
 
-// Cut is the ids of running joiners that have no network: their namespace is dead, or its sandbox is gone.
+// Cut is the ids of running joiners that have no network: their namespace is dead or bare, or its sandbox is gone.
 func Cut(containers []Container) map[string]bool {
 	byID := make(map[string]*Container, len(containers))
 	for i := range containers {
@@ -259,7 +307,7 @@ func Cut(containers []Container) map[string]bool {
 		sandbox := byID[c.NetworkOf]
 		switch {
 		case c.State != Running || c.NetworkOf == "":
-		case sandbox == nil && c.Role != "", sandbox != nil && sandbox.Role == mesh.RoleSandbox && c.beganBefore(sandbox):
+		case sandbox == nil && c.Role != "", sandbox != nil && sandbox.Role == mesh.RoleSandbox && (sandbox.Bare || c.beganBefore(sandbox)):
 			cut[c.ID] = true
 		}
 	}

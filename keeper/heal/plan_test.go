@@ -84,7 +84,10 @@ func over(code int) change {
 // stopped is at somebody's word.
 func stopped(c *Container) { c.State, c.ExitCode, c.ByItself = Exited, 143, false }
 func job(c *Container)     { c.Job = true }
-func left(s int) change    { return func(c *Container) { c.LeftAt = at(s) } }
+func bareOf(networks int) change {
+	return func(c *Container) { c.Bare, c.Networks = true, networks }
+}
+func left(s int) change { return func(c *Container) { c.LeftAt = at(s) } }
 func named(id string) change {
 	return func(c *Container) { c.ID, c.Name, c.Service, c.Workload = id, id, id, "" }
 }
@@ -119,21 +122,21 @@ func TestPlan(t *testing.T) {
 		{"the sandbox can't start: its port is taken", []Container{sandbox(failed(portTaken)), proxy(failed(notRunning)), app(failed(notRunning))}, ""},
 
 		// A sandbox that was killed, restarted by hand or by the engine.
-		{"the sandbox began anew", []Container{sandbox(began(20)), proxy(), app()}, "restart web-mesh-proxy 2s, restart web 30s"},
-		{"the proxy has followed", []Container{sandbox(began(20)), proxy(began(23), health("starting")), app()}, "restart web 30s"},
-		{"the proxy has followed and is ready", []Container{sandbox(began(20)), proxy(began(23)), app()}, "restart web 2s"},
+		{"the sandbox began anew", []Container{sandbox(began(20)), proxy(), app()}, "restart web-mesh-proxy 500ms, restart web 30s"},
+		{"the proxy has followed", []Container{sandbox(began(20)), proxy(began(23), health("starting")), app()}, "restart web 500ms"},
+		{"the proxy has followed and is ready", []Container{sandbox(began(20)), proxy(began(23)), app()}, "restart web 500ms"},
 		{"all have followed", []Container{sandbox(began(20)), proxy(began(23)), app(began(25))}, ""},
-		{"the user has stopped the proxy", []Container{sandbox(began(20)), proxy(state(Exited)), app()}, "restart web 2s"},
-		{"the user has stopped the application", []Container{sandbox(began(20)), proxy(), app(state(Exited))}, "restart web-mesh-proxy 2s"},
-		{"there is no proxy", []Container{sandbox(began(20)), app()}, "restart web 2s"},
+		{"the user has stopped the proxy", []Container{sandbox(began(20)), proxy(state(Exited)), app()}, "restart web 500ms"},
+		{"the user has stopped the application", []Container{sandbox(began(20)), proxy(), app(state(Exited))}, "restart web-mesh-proxy 500ms"},
+		{"there is no proxy", []Container{sandbox(began(20)), app()}, "restart web 500ms"},
 		{"one paused stays paused", []Container{sandbox(began(20)), proxy(began(23)), app(state(Paused))}, ""},
 		{"the proxy is being restarted by somebody", []Container{sandbox(began(20)), proxy(stopping), app()}, "restart web 30s"},
 		{"the application is being restarted by somebody", []Container{sandbox(began(20)), proxy(began(23)), app(stopping)}, ""},
 		{"the sandbox is being stopped again", []Container{sandbox(began(20), stopping), proxy(), app(failed(notRunning))}, ""},
-		{"given up while the sandbox was stopped", []Container{sandbox(began(20)), proxy(), app(failed(notRunning))}, "restart web-mesh-proxy 2s, start web 30s"},
+		{"given up while the sandbox was stopped", []Container{sandbox(began(20)), proxy(), app(failed(notRunning))}, "restart web-mesh-proxy 500ms, start web 30s"},
 		{"the clock was set back since the sandbox began", []Container{sandbox(ticks(100), began(3600)), proxy(ticks(101), began(20)), app(ticks(101), began(21))}, ""},
-		{"the clock was set forward since the sandbox began anew", []Container{sandbox(ticks(300)), proxy(ticks(101)), app(ticks(101))}, "restart web-mesh-proxy 2s, restart web 30s"},
-		{"no ticks of the sandbox", []Container{sandbox(began(20)), proxy(ticks(101), began(23)), app(ticks(101))}, "restart web 2s"},
+		{"the clock was set forward since the sandbox began anew", []Container{sandbox(ticks(300)), proxy(ticks(101)), app(ticks(101))}, "restart web-mesh-proxy 500ms, restart web 30s"},
+		{"no ticks of the sandbox", []Container{sandbox(began(20)), proxy(ticks(101), began(23)), app(ticks(101))}, "restart web 500ms"},
 		{"a paused sandbox", []Container{sandbox(state(Paused)), proxy(), app()}, ""},
 		{"the sandbox is stopped", []Container{sandbox(state(Exited)), proxy(), app()},
 			"tell web-mesh-proxy 15s: docker compose start web-mesh-sandbox, tell web 15s: docker compose start web-mesh-sandbox"},
@@ -175,6 +178,15 @@ func TestPlan(t *testing.T) {
 		{"docker compose run prepares", []Container{sandbox(), proxy()}, ""},
 		{"the proxy is gone already", []Container{sandbox(), proxy(state(Exited)), app(policy("no"), over(0))}, "end web-mesh-sandbox 0s"},
 
+		// A sandbox without an interface.
+		{"connected to no network", []Container{sandbox(bareOf(0)), proxy(), app()},
+			"tell web-mesh-sandbox 15s: docker compose up -d --force-recreate web-mesh-sandbox web-mesh-proxy web"},
+		{"with others in it", []Container{sandbox(bareOf(0)), app(role(""), named("exporter")), proxy(), app(), app(oneOff, named("run"))},
+			"tell web-mesh-sandbox 15s: docker compose up -d --force-recreate web-mesh-sandbox web-mesh-proxy exporter web"},
+		{"the engine has lost its interfaces", []Container{sandbox(bareOf(2)), proxy(), app()}, "restart web-mesh-sandbox 15s"},
+		{"it is being stopped", []Container{sandbox(bareOf(2), stopping), proxy(), app()}, ""},
+		{"it is stopped", []Container{sandbox(bareOf(0), state(Exited)), proxy(state(Exited)), app(state(Exited))}, ""},
+
 		// A sandbox that was re-created alone.
 		{"the sandbox is another one", []Container{sandbox(began(20)), proxy(joins(goneID)), app(joins(goneID))},
 			"tell web-mesh-proxy 15s: docker compose up -d web-mesh-proxy, tell web 15s: docker compose up -d web"},
@@ -185,8 +197,8 @@ func TestPlan(t *testing.T) {
 			"tell web-mesh-proxy 15s: docker compose up -d web-mesh-proxy, tell web 15s: docker compose up -d web"},
 
 		// Others in the namespace, and strangers.
-		{"a service that has joined a workload", []Container{sandbox(began(20)), proxy(began(23)), app(role(""))}, "restart web 2s"},
-		{"it waits for the proxy", []Container{sandbox(began(20)), proxy(), app(role(""), failed(notRunning))}, "restart web-mesh-proxy 2s, start web 30s"},
+		{"a service that has joined a workload", []Container{sandbox(began(20)), proxy(began(23)), app(role(""))}, "restart web 500ms"},
+		{"it waits for the proxy", []Container{sandbox(began(20)), proxy(), app(role(""), failed(notRunning))}, "restart web-mesh-proxy 500ms, start web 30s"},
 		{"a stranger in a dead namespace", []Container{sandbox(role(""), began(20)), app(role(""))}, ""},
 		{"a stranger that has lost its namespace", []Container{app(role(""), joins(goneID), failed(notFound))}, ""},
 		{"two that are not sandboxes", []Container{sandbox(role(mesh.RoleGateway), began(20)), app()}, ""},
@@ -252,6 +264,7 @@ func TestCut(t *testing.T) {
 		{"a sandbox that is gone", []Container{proxy(joins(goneID)), app(joins(goneID))}, "a44 b10c5"},
 		{"a stranger", []Container{sandbox(role(""), began(20)), app(), app(role(""), joins(goneID), func(c *Container) { c.ID = "x" })}, ""},
 		{"a service that has joined a workload", []Container{sandbox(began(20)), app(role(""))}, "a44"},
+		{"without an interface", []Container{sandbox(bareOf(0)), proxy(), app()}, "a44 b10c5"},
 	} {
 		if got := strings.Join(slices.Sorted(maps.Keys(Cut(tc.in))), " "); got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)

@@ -25,6 +25,8 @@ const (
 	// ProxyLogLevel is debug, info, warn or error; ProxyMemory is a compose memory limit such as 64m.
 	ProxyLogLevel = "composure.proxy.log-level"
 	ProxyMemory   = "composure.proxy.memory"
+	// ProxyPrefix, followed by a setting's name, sets that of the service's proxy: composure.proxy.drain: 10s.
+	ProxyPrefix = "composure.proxy."
 
 	// ProtocolPrefix, followed by a port, declares that port's protocol: composure.protocol.9080: grpc.
 	ProtocolPrefix = "composure.protocol."
@@ -33,7 +35,9 @@ const (
 // Prefix begins every label of Composure.
 const Prefix = "composure."
 
-// User reports whether a label is one that users write, and not one by which the keeper knows the mesh's own containers.
+// User reports whether a label is one that users write, and not one by which the keeper knows the mesh's own containers. The
+// settings below ProxyPrefix are not among them: package settings has those, and the sandbox, which an upgrade leaves alone as
+// long as nothing in it has changed, has no use for it.
 func User(key string) bool {
 	switch key {
 	case Inject, Service, Version, Namespace, ServiceAccount, ExcludeInboundPorts, ExcludeOutboundPorts, ExcludeOutboundCIDRs,

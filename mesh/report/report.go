@@ -12,6 +12,8 @@ type Report struct {
 	Sequence uint64       `json:"sequence"`
 	HTTP     []HTTPSeries `json:"http,omitempty"`
 	TCP      []TCPSeries  `json:"tcp,omitempty"`
+	// Metrics are those that rules ask for.
+	Metrics []Metric `json:"metrics,omitempty"`
 	// Dropped counts exchanges whose series was not kept since the cap on series was reached.
 	Dropped uint64 `json:"dropped,omitempty"`
 }

@@ -14,6 +14,12 @@ import (
 // (https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format).
 const TextContentType = "text/plain; version=0.0.4; charset=utf-8"
 
+// StandardMetrics are the names that WriteText writes, and the ones that Mixer's had of which these are the successors.
+var StandardMetrics = []string{
+	"istio_requests_total", "istio_request_duration_milliseconds", "istio_request_duration_seconds", "istio_request_bytes", "istio_response_bytes",
+	"istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total", "istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total",
+}
+
 // WriteText writes series as Istio's standard metrics (https://istio.io/latest/docs/reference/config/metrics/)
 // in Prometheus' text format: one block a metric, sorted, so that equal series are equal bytes in whichever
 // order they come. Series whose labels are written the same are one series, their sum. A metric without a

@@ -8,8 +8,52 @@ type Policy struct {
 	Warmup      *Warmup      `json:"warmup,omitempty"`
 	Connections *Connections `json:"connections,omitempty"`
 	Outlier     *Outlier     `json:"outlier,omitempty"`
+	// Locality prefers endpoints for where they are. Without, what Outlier takes out is replaced by the next locality's.
+	Locality    *Locality    `json:"locality,omitempty"`
 	RetryBudget *RetryBudget `json:"retryBudget,omitempty"`
 	TLS         TLSMode      `json:"tls,omitempty"`
+	// TLSFrom is the DestinationRule that says TLS or ClientTLS.
+	TLSFrom string `json:"tlsFrom,omitempty"`
+	// ClientTLS is TLS to servers that are none of the mesh's; nil without. TLS is empty then.
+	ClientTLS *ClientTLS `json:"clientTls,omitempty"`
+	// ServerName is what a gateway of the mesh is asked for by TLSMutual; empty for nothing.
+	ServerName string `json:"serverName,omitempty"`
+}
+
+// LocalityLabel of a workload is where it is: region, zone and subzone with slashes or dots between them, of which the last may
+// be missing (https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing/).
+const LocalityLabel = "istio-locality"
+
+// Locality says which endpoints are preferred for where they are, as seen from the proxy that sends.
+type Locality struct {
+	// Off makes all alike.
+	Off bool `json:"off,omitempty"`
+	// Distribute is by the first whose From the proxy is in. Failover and Priority are not used then.
+	Distribute []Distribute `json:"distribute,omitempty"`
+	// Failover names the region that is next to one, where there is more than one other.
+	Failover []Failover `json:"failover,omitempty"`
+	// Priority are labels, key or key=value: an endpoint is the nearer the more of the first of them it has as the proxy, or
+	// with the value. Localities matter besides where there is a Failover.
+	Priority []string `json:"priority,omitempty"`
+}
+
+// Distribute shares requests from one locality among others: region, region/zone or region/zone/subzone, of which the last
+// may be *. The rest gets none.
+type Distribute struct {
+	From string          `json:"from"`
+	To   []LocalityShare `json:"to"` // the most specific first
+}
+
+// LocalityShare is a locality and its weight.
+type LocalityShare struct {
+	Locality string `json:"locality"`
+	Weight   uint32 `json:"weight"`
+}
+
+// Failover is a region and the one that stands in for it.
+type Failover struct {
+	From string `json:"from"`
+	To   string `json:"to"`
 }
 
 // PortPolicy is the policy for one port.
@@ -85,9 +129,14 @@ type Connections struct {
 	ConnectTimeout   Duration `json:"connectTimeout,omitempty"`
 	// IdleTimeout is how long a connection is kept that carries nothing.
 	IdleTimeout Duration `json:"idleTimeout,omitempty"`
+	// SessionIdle is how long a connection that is passed on as bytes may be silent on both sides; default 1 h.
+	SessionIdle Duration `json:"sessionIdle,omitempty"`
 	// MaxAge is how long after it was opened a connection may carry another request.
 	MaxAge    Duration   `json:"maxAge,omitempty"`
 	KeepAlive *KeepAlive `json:"keepAlive,omitempty"`
+	// ProxyProtocol is the version, 1 or 2, of the PROXY header that each connection begins with; 0 is none. A connection
+	// carries one request then.
+	ProxyProtocol uint8 `json:"proxyProtocol,omitempty"`
 }
 
 // KeepAlive is TCP's; 0 is the kernel's own.

@@ -1,6 +1,6 @@
-// Package snapshot is the contract between pilot and a proxy: plain data that says everything one proxy must
-// know. pilot compiles it, the proxy builds its tables from it, meshctl explains with it. Equal snapshots are
-// equal bytes, so their Version is a digest.
+// Package snapshot is the contract between the planes and a proxy: plain data that says everything one proxy must
+// know. pilot compiles the Snapshot, citadel its Security, mixer its Usage; the proxy builds its tables from the three,
+// meshctl explains with them. Equal documents are equal bytes, so their Version is a digest.
 package snapshot
 
 import (
@@ -15,10 +15,10 @@ import (
 // Snapshot is what one proxy must know. Slices are sorted by the key that their comment names.
 type Snapshot struct {
 	// Version is the digest of everything else; Seal sets it.
-	Version     string `json:"version"`
-	TrustDomain string `json:"trustDomain"`
+	Version     string `json:"version,omitzero"`
+	TrustDomain string `json:"trustDomain,omitzero"`
 	// Proxy is the workload whose proxy this is for. In Workloads it stands too.
-	Proxy Workload `json:"proxy"`
+	Proxy Workload `json:"proxy,omitzero"`
 	// Workloads are all that share a network with this one, itself included, by Name: peers to be told by
 	// address, and endpoints of Services.
 	Workloads []Workload `json:"workloads,omitempty"`
@@ -34,6 +34,12 @@ type Snapshot struct {
 	RegistryOnly bool `json:"registryOnly,omitempty"`
 	// Gateways are the servers of a gateway proxy, by Port. Empty for a sidecar.
 	Gateways []GatewayServer `json:"gateways,omitempty"`
+	// Secrets are those that the proxy needs, by Name. One that is named and missing here is nowhere.
+	Secrets []Secret `json:"secrets,omitempty"`
+	// Security and Usage come from citadel and mixer, each with a Version of its own; pilot leaves them out, and so
+	// they are no part of Version.
+	Security *Security `json:"security,omitempty"`
+	Usage    *Usage    `json:"usage,omitempty"`
 }
 
 // Workload is one workload as a proxy needs to know it.
@@ -54,16 +60,24 @@ type Workload struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	// Addresses are its IPs, the one to dial from this proxy first. All of them tell it as a peer.
 	Addresses []string `json:"addresses,omitempty"`
+	// Resolve is the DNS name whose addresses are those of this workload, which has none then: the proxy finds them itself.
+	// ResolveFirst says that the first alone counts.
+	Resolve      string `json:"resolve,omitempty"`
+	ResolveFirst bool   `json:"resolveFirst,omitempty"`
 	// Ports are the declared ones. Others may be served too.
 	Ports []Port `json:"ports,omitempty"`
 	// PlainPorts are ports that its sidecar does not take: they are dialled in plain text.
 	PlainPorts []uint16 `json:"plainPorts,omitempty"`
+	// TLS is what its listeners take, from citadel's part: the proxy joins the two. Nil is PERMISSIVE.
+	TLS *Modes `json:"-"`
 }
 
 // Port is a declared port.
 type Port struct {
 	Number   uint16        `json:"number"`
 	Protocol mesh.Protocol `json:"protocol,omitempty"`
+	// Target is the port at the endpoints, where that is another. For a Service.
+	Target uint16 `json:"target,omitempty"`
 }
 
 // Service is a name that clients dial, and the workloads behind it.
@@ -76,9 +90,30 @@ type Service struct {
 	// where every one of them is unhealthy: some answer beats none.
 	Endpoints []string `json:"endpoints,omitempty"`
 	Subsets   []Subset `json:"subsets,omitempty"` // by Name
-	Policy    Policy   `json:"policy,omitzero"`
+	// Places say more of some of the endpoints, by Workload.
+	Places []Place `json:"places,omitempty"`
+	Policy Policy  `json:"policy,omitzero"`
 	// PortPolicies stand in the place of Policy for requests to their ports, by Port.
 	PortPolicies []PortPolicy `json:"portPolicies,omitempty"`
+}
+
+// Place is what a service's endpoint is besides a workload at the service's ports. What is zero is as for one without.
+type Place struct {
+	Workload string `json:"workload"`
+	// Address stands in the place of the workload's own: several workloads outside of Docker may share one.
+	Address string `json:"address,omitempty"`
+	// Weight is its share of the requests, as against those of the other endpoints; 0 is 1.
+	Weight uint32 `json:"weight,omitempty"`
+	// Ports are those that are others there than the service's, by Number.
+	Ports []PlacePort `json:"ports,omitempty"`
+	// Identity is the SPIFFE ID that it shows by the mesh's mutual TLS; empty is the workload's.
+	Identity string `json:"identity,omitempty"`
+}
+
+// PlacePort is the port of an endpoint for one of its service.
+type PlacePort struct {
+	Number uint16 `json:"number"`
+	Target uint16 `json:"target"`
 }
 
 // Subset is the endpoints with given labels. It may be empty: 503 UH then.
@@ -96,6 +131,9 @@ type VirtualHost struct {
 	Name string `json:"name"`
 	// Domains are lower-case, without port: exact names, "*.suffix", or "*".
 	Domains []string `json:"domains"`
+	// Addresses are what DNS answers for its domains, some of mesh.VirtualNetwork among them. Without any, those of
+	// Service are answered with its endpoints'.
+	Addresses []string `json:"addresses,omitempty"`
 	// Service is the Host of the service this virtual host belongs to; empty for a host that is no service.
 	Service string `json:"service,omitempty"`
 	// Routes are tried in order; the first that matches decides. None matches: 404 NR.
@@ -126,9 +164,12 @@ type Match struct {
 	Port          uint16        `json:"port,omitempty"`          // the port that the client dialled
 }
 
-// HeaderMatch is a match on one header or query parameter. Without Value it asks for presence.
+// HeaderMatch is a match on one header or query parameter, or on a claim. Without Value it asks for presence.
 type HeaderMatch struct {
-	Name   string       `json:"name"` // headers: lower-case
+	Name string `json:"name"` // headers: lower-case
+	// Claim are the names that lead to a claim of the request's verified token, whose text, or one of whose texts, is then
+	// what matches; Name is how the rule names it.
+	Claim  []string     `json:"claim,omitempty"`
 	Value  *StringMatch `json:"value,omitempty"`
 	Invert bool         `json:"invert,omitempty"` // a missing one matches then
 }
@@ -160,21 +201,66 @@ type GatewayServer struct {
 	// reset.
 	TLSRoutes []TLSRoute `json:"tlsRoutes,omitempty"`
 	TCPRoutes []TCPRoute `json:"tcpRoutes,omitempty"`
+	// TLSServers are those of a port of protocol tls that end TLS, by Name. A TLS route with a more specific server name
+	// goes before them.
+	TLSServers []TLSServer `json:"tlsServers,omitempty"`
 }
 
 // Seal sets s.Version to the digest of the rest.
 func (s *Snapshot) Seal() error {
-	s.Version = ""
-	b, err := json.Marshal(s)
+	shared, err := s.Share()
 	if err != nil {
-		return fmt.Errorf("encode snapshot: %w", err)
+		return err
 	}
-	sum := sha256.Sum256(b)
-	s.Version = hex.EncodeToString(sum[:8])
-	return nil
+	s.Version, err = shared.Version(&s.Proxy)
+	return err
 }
 
-// Ack is a proxy's answer to a snapshot, POST /v1/acks at pilot.
+// Shared is a snapshot without what is one proxy's own, encoded: proxies that are to know the same share it.
+type Shared struct {
+	encoded []byte
+	digest  [sha256.Size]byte
+}
+
+// Share encodes what proxies with the same snapshot share.
+func (s *Snapshot) Share() (*Shared, error) {
+	rest := *s
+	rest.Version, rest.Proxy = "", Workload{}
+	b, err := json.Marshal(&rest)
+	if err != nil {
+		return nil, fmt.Errorf("encode snapshot: %w", err)
+	}
+	return &Shared{encoded: b, digest: sha256.Sum256(b)}, nil
+}
+
+// Version is that of the snapshot for proxy.
+func (s *Shared) Version(proxy *Workload) (string, error) {
+	b, err := json.Marshal(proxy)
+	if err != nil {
+		return "", fmt.Errorf("encode snapshot: %w", err)
+	}
+	sum := sha256.Sum256(append(b, s.digest[:]...))
+	return hex.EncodeToString(sum[:8]), nil
+}
+
+// Line is the whole snapshot for proxy as one line of a stream, in parts of which the big one is shared.
+func (s *Shared) Line(version string, proxy *Workload) ([][]byte, error) {
+	return line(version, "", proxy, s.encoded)
+}
+
+// Digest is the Version.
+func (s *Snapshot) Digest() string { return s.Version }
+
+func digest(document any) (string, error) {
+	b, err := json.Marshal(document)
+	if err != nil {
+		return "", fmt.Errorf("encode snapshot: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8]), nil
+}
+
+// Ack is a proxy's answer to a document of a plane, POST /v1/acks there.
 type Ack struct {
 	Workload string `json:"workload"`
 	// Version is the snapshot that is answered for.

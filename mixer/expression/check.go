@@ -18,6 +18,8 @@ type signature struct {
 	// method is called on a value of type target.
 	method bool
 	target snapshot.ValueType
+	// either may be called as a method of its only argument, too.
+	either bool
 	args   []snapshot.ValueType
 	result snapshot.ValueType
 	// on are the types that anyType may be; empty are all.
@@ -37,31 +39,32 @@ var (
 
 // signatures are the functions of Mixer 1.0, and those of 1.1 besides: toLower, reverse and size.
 var signatures = map[string]signature{
-	"EQ":             {symbol: "==", args: two, result: snapshot.Bool, on: equatable, doing: "equality"},
-	"NEQ":            {symbol: "!=", args: two, result: snapshot.Bool, on: equatable, doing: "equality"},
-	"LT":             {symbol: "<", args: two, result: snapshot.Bool, on: ordered, doing: "less than"},
-	"LEQ":            {symbol: "<=", args: two, result: snapshot.Bool, on: ordered, doing: "less or equal"},
-	"GT":             {symbol: ">", args: two, result: snapshot.Bool, on: ordered, doing: "greater than"},
-	"GEQ":            {symbol: ">=", args: two, result: snapshot.Bool, on: ordered, doing: "greater or equal"},
-	"OR":             {symbol: "|", args: two},
-	"LOR":            {symbol: "||", args: []snapshot.ValueType{snapshot.Bool, snapshot.Bool}, result: snapshot.Bool},
-	"LAND":           {symbol: "&&", args: []snapshot.ValueType{snapshot.Bool, snapshot.Bool}, result: snapshot.Bool},
-	"INDEX":          {symbol: "[]", args: []snapshot.ValueType{snapshot.StringMap, snapshot.String}, result: snapshot.String},
-	"ADD":            {symbol: "+", args: two, on: []snapshot.ValueType{snapshot.String, snapshot.Int64, snapshot.Double}, doing: "Add"},
-	"conditional":    {args: []snapshot.ValueType{snapshot.Bool, anyType, anyType}},
-	"ip":             {args: text, result: snapshot.IPAddress},
-	"timestamp":      {args: text, result: snapshot.Timestamp},
-	"dnsName":        {args: text, result: snapshot.DNSName},
-	"email":          {args: text, result: snapshot.EmailAddress},
-	"uri":            {args: text, result: snapshot.URI},
-	"match":          {args: []snapshot.ValueType{snapshot.String, snapshot.String}, result: snapshot.Bool},
-	"matches":        {method: true, target: snapshot.String, args: text, result: snapshot.Bool},
-	"startsWith":     {method: true, target: snapshot.String, args: text, result: snapshot.Bool},
-	"endsWith":       {method: true, target: snapshot.String, args: text, result: snapshot.Bool},
-	"emptyStringMap": {result: snapshot.StringMap},
-	"toLower":        {args: text, result: snapshot.String},
-	"reverse":        {args: text, result: snapshot.String},
-	"size":           {args: []snapshot.ValueType{anyType}, result: snapshot.Int64, on: text, doing: "Size"},
+	"EQ":                {symbol: "==", args: two, result: snapshot.Bool, on: equatable, doing: "equality"},
+	"NEQ":               {symbol: "!=", args: two, result: snapshot.Bool, on: equatable, doing: "equality"},
+	"LT":                {symbol: "<", args: two, result: snapshot.Bool, on: ordered, doing: "less than"},
+	"LEQ":               {symbol: "<=", args: two, result: snapshot.Bool, on: ordered, doing: "less or equal"},
+	"GT":                {symbol: ">", args: two, result: snapshot.Bool, on: ordered, doing: "greater than"},
+	"GEQ":               {symbol: ">=", args: two, result: snapshot.Bool, on: ordered, doing: "greater or equal"},
+	"OR":                {symbol: "|", args: two},
+	"LOR":               {symbol: "||", args: []snapshot.ValueType{snapshot.Bool, snapshot.Bool}, result: snapshot.Bool},
+	"LAND":              {symbol: "&&", args: []snapshot.ValueType{snapshot.Bool, snapshot.Bool}, result: snapshot.Bool},
+	"INDEX":             {symbol: "[]", args: []snapshot.ValueType{snapshot.StringMap, snapshot.String}, result: snapshot.String},
+	"ADD":               {symbol: "+", args: two, on: []snapshot.ValueType{snapshot.String, snapshot.Int64, snapshot.Double}, doing: "Add"},
+	"conditional":       {args: []snapshot.ValueType{snapshot.Bool, anyType, anyType}},
+	"conditionalString": {args: []snapshot.ValueType{snapshot.Bool, snapshot.String, snapshot.String}, result: snapshot.String},
+	"ip":                {args: text, result: snapshot.IPAddress},
+	"timestamp":         {args: text, result: snapshot.Timestamp},
+	"dnsName":           {args: text, result: snapshot.DNSName},
+	"email":             {args: text, result: snapshot.EmailAddress},
+	"uri":               {args: text, result: snapshot.URI},
+	"match":             {args: []snapshot.ValueType{snapshot.String, snapshot.String}, result: snapshot.Bool},
+	"matches":           {method: true, target: snapshot.String, args: text, result: snapshot.Bool},
+	"startsWith":        {method: true, target: snapshot.String, args: text, result: snapshot.Bool},
+	"endsWith":          {method: true, target: snapshot.String, args: text, result: snapshot.Bool},
+	"emptyStringMap":    {result: snapshot.StringMap},
+	"toLower":           {args: text, result: snapshot.String},
+	"reverse":           {args: text, result: snapshot.String, either: true},
+	"size":              {args: []snapshot.ValueType{anyType}, result: snapshot.Int64, on: text, doing: "Size"},
 }
 
 // Check parses source and types it against v. The error is an [*Error].
@@ -96,7 +99,10 @@ func (v Vocabulary) call(n *node, s signature) (*snapshot.Expression, error) {
 	if s.symbol != "" {
 		out.Function = s.symbol
 	}
+	args := n.args
 	switch {
+	case n.target != nil && s.either && len(args) == 0:
+		args = []*node{n.target}
 	case n.target != nil && !s.method:
 		return nil, errorAt(n.at, "invoking regular function on instance method: %s", n.function)
 	case n.target == nil && s.method:
@@ -111,11 +117,11 @@ func (v Vocabulary) call(n *node, s signature) (*snapshot.Expression, error) {
 		}
 		out.Arguments = append(out.Arguments, *target)
 	}
-	if len(n.args) != len(s.args) {
-		return nil, errorAt(n.at, "%s arity mismatch. Got %d arg(s), expected %d arg(s)", n, len(n.args), len(s.args))
+	if len(args) != len(s.args) {
+		return nil, errorAt(n.at, "%s arity mismatch. Got %d arg(s), expected %d arg(s)", n, len(args), len(s.args))
 	}
 	shared := anyType
-	for i, a := range n.args {
+	for i, a := range args {
 		arg, err := v.check(a)
 		if err != nil {
 			return nil, err

@@ -113,7 +113,7 @@ func (p converter) node(e ast.Expr) (*node, error) {
 		if name := dotted(e); name != "" {
 			return &node{at: at, attr: name}, nil
 		}
-		return nil, p.fail(e.Sel, "%q follows a value, which has no attributes: want a method, as .startsWith(\"a\")", "."+e.Sel.Name)
+		return nil, p.fail(e.Sel, "unexpected expression: %q follows a value, which has no attributes: want a method, as .startsWith(\"a\")", "."+e.Sel.Name)
 	case *ast.UnaryExpr:
 		return p.call(e, operators[e.Op], nil, e.X)
 	case *ast.BinaryExpr:
@@ -173,12 +173,12 @@ func (p converter) literal(l *ast.BasicLit) (*node, error) {
 	case token.INT:
 		n.typ = snapshot.Int64
 		if _, err := strconv.ParseInt(text, 10, 64); err != nil {
-			return nil, p.fail(l, "%s is not a decimal number of 64 bits", text)
+			return nil, p.fail(l, "%s is not a decimal number of 64 bits: %v", text, err)
 		}
 	case token.FLOAT:
 		n.typ = snapshot.Double
 		if _, err := strconv.ParseFloat(text, 64); err != nil {
-			return nil, p.fail(l, "%s is not a number of 64 bits", text)
+			return nil, p.fail(l, "%s is not a number of 64 bits: %v", text, err)
 		}
 	case token.STRING, token.CHAR:
 		n.typ = snapshot.String

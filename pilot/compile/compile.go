@@ -2,58 +2,77 @@ package compile
 
 import (
 	"cmp"
-	"fmt"
+	"net/netip"
 	"slices"
 
 	networking "istio.io/api/networking/v1"
 
 	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/internal/analysis"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 )
 
 // Compile is the sealed snapshot of the proxy of the named workload, with what in the intent it could not do.
-func Compile(v View, workload string) (*snapshot.Snapshot, []Problem, error) {
+func Compile(v View, workload string) (*snapshot.Snapshot, []analysis.Problem, error) {
 	return New(v).Compile(workload)
 }
 
 // Compile is the sealed snapshot of the proxy of the named workload, with what in the intent it could not do. The
 // error is that there is no such workload.
-func (x *Index) Compile(workload string) (*snapshot.Snapshot, []Problem, error) {
-	proxy := x.workloads[workload]
-	if proxy == nil {
-		return nil, nil, fmt.Errorf("workload %q is not among those that run", workload)
+func (x *Index) Compile(workload string) (*snapshot.Snapshot, []analysis.Problem, error) {
+	g, err := x.Group(workload)
+	if err != nil {
+		return nil, nil, err
 	}
-	workloads := x.reachable(proxy)
-	c := &compiler{Index: x, proxy: proxy, catalog: newCatalog(proxy.Namespace, workloads)}
+	s := g.Snapshot
+	s.Proxy = x.Proxy(workload)
+	if s.Version, err = g.Shared.Version(&s.Proxy); err != nil {
+		return nil, nil, err
+	}
+	return &s, g.Problems, nil
+}
+
+// Proxy is the named workload as its own proxy is to know it; the zero value if there is none.
+func (x *Index) Proxy(workload string) snapshot.Workload {
+	w := x.workloads[workload]
+	if w == nil {
+		return snapshot.Workload{}
+	}
+	return workloadOf(w, w)
+}
+
+// compile makes the snapshot of the proxies that viewer stands for, without what is one proxy's own.
+func (x *Index) compile(viewer *mesh.Workload) *Group {
+	workloads := x.reachable(viewer)
+	c := &compiler{Index: x, proxy: viewer, catalog: newCatalog(viewer.Namespace, workloads), secretsNeeded: map[string]snapshot.Secret{}}
 	c.addEntries(workloads)
 	sidecar := c.sidecar()
 	c.catalog.scope(sidecar)
-	s := &snapshot.Snapshot{TrustDomain: x.trustDomain, Proxy: workloadOf(proxy, proxy)}
+	s := snapshot.Snapshot{TrustDomain: x.trustDomain}
 	for _, w := range workloads {
-		out := workloadOf(w, proxy)
+		out := workloadOf(w, viewer)
 		out.Services = c.namesakes(out.Services, w)
 		s.Workloads = append(s.Workloads, out)
 	}
 	for _, w := range c.outsiders {
-		out := workloadOf(w, proxy)
+		out := workloadOf(w, viewer)
 		out.Service = "" // it is known by the service that a request goes to, of which there may be several
+		out.Resolve, out.ResolveFirst = c.resolved[w].name, c.resolved[w].first
 		s.Workloads = append(s.Workloads, out)
 	}
 	slices.SortFunc(s.Workloads, func(a, b snapshot.Workload) int { return cmp.Compare(a.Name, b.Name) })
 	s.Services = c.services()
 	c.compiled = s.Services
-	if proxy.Role == mesh.RoleGateway {
+	if viewer.Role == mesh.RoleGateway {
 		s.Gateways = c.gatewayServers()
+		s.Secrets = c.neededSecrets()
 	} else {
 		s.VirtualHosts = c.virtualHosts()
 		s.TLSRoutes, s.TCPRoutes = c.streams()
 	}
 	s.RegistryOnly = sidecar.GetOutboundTrafficPolicy() != nil && sidecar.OutboundTrafficPolicy.Mode == networking.OutboundTrafficPolicy_REGISTRY_ONLY
-	if err := s.Seal(); err != nil {
-		return nil, nil, err
-	}
-	return s, c.problems, nil
+	return &Group{Snapshot: s, Problems: c.problems}
 }
 
 // compiler is the making of one snapshot.
@@ -62,23 +81,38 @@ type compiler struct {
 	proxy    *mesh.Workload
 	catalog  *catalog
 	compiled []snapshot.Service // by host
+	// needed are the services that a check has needed so far, by host; nil where all are compiled.
+	needed map[string]*snapshot.Service
+	rules  map[string]*hostRules // of the namespaces that were asked for
 	// outsiders are the endpoints of ServiceEntries that are no workloads of the mesh.
-	outsiders []*mesh.Workload
-	problems  []Problem
+	outsiders     []*mesh.Workload
+	resolved      map[*mesh.Workload]resolution // of outsiders
+	secretsNeeded map[string]snapshot.Secret    // by name
+	problems      []analysis.Problem
+	virtuals      map[string]netip.Addr // virtual addresses, by host
+	taken         map[netip.Addr]bool
 }
 
 func (c *compiler) problem(o *api.Object, path, detail string) {
-	c.report(SchemaWarning, o, path, detail)
+	c.report(analysis.SchemaWarning, o, path, detail)
 }
 
-func (c *compiler) report(code Code, o *api.Object, path, detail string) {
-	p := Problem{Code: code, Resource: o.String(), Path: path, Detail: detail}
+func (c *compiler) report(code analysis.Code, o *api.Object, path, detail string) {
+	p := analysis.Problem{Code: code, Resource: o.String(), Path: path, Detail: detail}
 	if !slices.Contains(c.problems, p) {
 		c.problems = append(c.problems, p)
 	}
 }
 
 func (c *compiler) service(host string) *snapshot.Service {
+	if c.needed != nil {
+		if s := c.catalog.services[host]; s != nil && c.needed[host] == nil {
+			found := c.problems
+			out := c.serviceOf(s)
+			c.needed[host], c.problems = &out, found // what it finds is other objects'
+		}
+		return c.needed[host]
+	}
 	i, ok := slices.BinarySearchFunc(c.compiled, host, func(s snapshot.Service, host string) int { return cmp.Compare(s.Host, host) })
 	if !ok {
 		return nil

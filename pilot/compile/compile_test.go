@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/internal/analysis"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/pilot/compile"
@@ -92,7 +94,7 @@ func fromCorpus(t *testing.T, files ...string) []*api.Object {
 	return decode(t, "corpus", text.String())
 }
 
-func compiled(t *testing.T, v compile.View, workload string) (*snapshot.Snapshot, []compile.Problem) {
+func compiled(t *testing.T, v compile.View, workload string) (*snapshot.Snapshot, []analysis.Problem) {
 	t.Helper()
 	v.TrustDomain = "cluster.local"
 	s, problems, err := compile.Compile(v, workload)
@@ -255,8 +257,8 @@ func TestVirtualServicesOfOneHost(t *testing.T) {
 	if got != "ratings.default.svc.cluster.local" {
 		t.Errorf("requests go to %s, want the older rule's ratings", got)
 	}
-	want := []compile.Problem{{
-		Code:     compile.ConflictingMeshGatewayHosts,
+	want := []analysis.Problem{{
+		Code:     analysis.ConflictingMeshGatewayHosts,
 		Resource: "virtualservice/default/young", Path: "spec.hosts[0]",
 		Detail: "reviews belongs to virtualservice/default/old, which is older; the rules here are not used for it",
 	}}
@@ -291,6 +293,10 @@ spec:
 		}},
 		{name: "headers", match: `{headers: {End-User: {exact: jason}, x-a: {}, x-b: {regex: "*"}}, withoutHeaders: {cookie: {prefix: b}}}`, want: []snapshot.Match{{Headers: []snapshot.HeaderMatch{
 			{Name: "cookie", Value: &snapshot.StringMatch{Prefix: "b"}, Invert: true}, {Name: "end-user", Value: exact("jason")}, {Name: "x-a"}, {Name: "x-b"},
+		}}}},
+		{name: "claims", match: `{headers: {"@request.auth.claims.realm.Role": {exact: jason}}, withoutHeaders: {"@request.auth.claims[https://a.b/c][d]": {}}}`, want: []snapshot.Match{{Headers: []snapshot.HeaderMatch{
+			{Name: "@request.auth.claims.realm.Role", Claim: []string{"realm", "Role"}, Value: exact("jason")},
+			{Name: "@request.auth.claims[https://a.b/c][d]", Claim: []string{"https://a.b/c", "d"}, Invert: true},
 		}}}},
 		{name: "query", match: `{queryParams: {Page: {exact: "2"}, q: {}}}`, want: []snapshot.Match{{QueryParams: []snapshot.HeaderMatch{{Name: "Page", Value: exact("2")}, {Name: "q"}}}}},
 		{name: "any of", match: `{uri: {exact: /a}}, {uri: {exact: /b}}`, want: []snapshot.Match{{URI: exact("/a")}, {URI: exact("/b")}}},
@@ -406,6 +412,25 @@ spec:
 			snapshot.RoundRobin, []string{"y=ROUND_ROBINreviews-v2"},
 		},
 		{"of another namespace", fmt.Sprintf(rule, "a", "other", "reviews.default.svc.cluster.local", "RANDOM", "x"), "", nil},
+		{"of the root namespace", fmt.Sprintf(rule, "a", "istio-system", "*.local", "RANDOM", "x"), snapshot.Random, []string{"x=RANDOMreviews-v2"}},
+		{
+			"its own namespace before the root", fmt.Sprintf(rule, "a", "istio-system", "reviews.default.svc.cluster.local", "RANDOM", "x") + fmt.Sprintf(rule, "b", "default", "*.local", "ROUND_ROBIN", "y"),
+			snapshot.RoundRobin, []string{"y=ROUND_ROBINreviews-v2"},
+		},
+		{"short names are of the rule's namespace", fmt.Sprintf(rule, "a", "istio-system", "reviews", "RANDOM", "x"), "", nil},
+		{
+			"for its labels instead of for all", fmt.Sprintf(rule, "a", "default", "reviews", "RANDOM", "x") +
+				fmt.Sprintf(rule, "b", "default", "reviews", "ROUND_ROBIN", "y") + "  workloadSelector: {matchLabels: {app: productpage}}\n",
+			snapshot.RoundRobin, []string{"y=ROUND_ROBINreviews-v2"},
+		},
+		{
+			"for other labels", fmt.Sprintf(rule, "a", "default", "reviews", "ROUND_ROBIN", "y") + "  workloadSelector: {matchLabels: {app: ratings}}\n" +
+				fmt.Sprintf(rule, "b", "default", "*.local", "RANDOM", "x"),
+			snapshot.Random, []string{"x=RANDOMreviews-v2"},
+		},
+		{
+			"labels select in the rule's namespace alone", fmt.Sprintf(rule, "a", "istio-system", "*.local", "RANDOM", "x") + "  workloadSelector: {matchLabels: {app: productpage}}\n", "", nil,
+		},
 		{"least conn", fmt.Sprintf(rule, "a", "default", "reviews.service.consul", "LEAST_CONN", "x"), snapshot.LeastRequest, []string{"x=LEAST_REQUESTreviews-v2"}},
 	}
 	for _, c := range cases {
@@ -421,6 +446,37 @@ spec:
 				if diff := cmp.Diff(c.subsets, subsets(svc)); diff != "" {
 					t.Errorf("subsets (-want +got):\n%s", diff)
 				}
+			}
+		})
+	}
+}
+
+// TestSidecarFor: which of several Sidecars is a proxy's.
+func TestSidecarFor(t *testing.T) {
+	sidecar := func(namespace, spec string) string {
+		return fmt.Sprintf("---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x, namespace: %s}\nspec: %s\n", namespace, spec)
+	}
+	const knowsRatings, knowsDetails, knowsAll = `{egress: [{hosts: ["./ratings"]}]}`, `{egress: [{hosts: ["./details"]}]}`, `{egress: [{hosts: ["*/*"]}]}`
+	mine := `{workloadSelector: {labels: {app: productpage}}, egress: [{hosts: ["./details"]}]}`
+	for name, c := range map[string]struct {
+		config string
+		want   []string
+	}{
+		"for the mesh":                  {sidecar("istio-system", knowsRatings), []string{"ratings"}},
+		"its namespace before the mesh": {sidecar("istio-system", knowsRatings) + sidecar("default", knowsDetails), []string{"details"}},
+		"its own before its namespace":  {sidecar("default", knowsRatings) + strings.Replace(sidecar("default", mine), "name: x", "name: y", 1), []string{"details"}},
+		"of another namespace":          {sidecar("default", knowsDetails) + sidecar("other", knowsAll), []string{"details"}},
+		"of some workloads in the root": {sidecar("istio-system", mine) + sidecar("default", knowsRatings), []string{"ratings"}},
+		"one for the mesh is older":     {sidecar("istio-system", knowsDetails) + strings.Replace(sidecar("istio-system", knowsRatings), "name: x", "name: y", 1), []string{"details"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := compiled(t, compile.View{Intent: decode(t, "x", c.config), Facts: bookinfo()}, "productpage-v1")
+			var got []string
+			for _, svc := range s.Services {
+				got = append(got, svc.Name)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("services (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -451,7 +507,7 @@ func TestGateways(t *testing.T) {
 		{"other host", fmt.Sprintf(gateway, `"*.example.org"`) + vs("a", "shop.example.com", "details", bind), map[string][]string{}},
 		{"other namespace", fmt.Sprintf(gateway, `"prod/*"`) + vs("a", "shop.example.com", "details", bind), map[string][]string{}},
 		{"own namespace", fmt.Sprintf(gateway, `"./*"`) + vs("a", "shop.example.com", "details", bind), map[string][]string{"shop.example.com": {"details"}}},
-		{"short name", fmt.Sprintf(gateway, `details`) + vs("a", "details", "details", bind), map[string][]string{
+		{"a service's full name", fmt.Sprintf(gateway, `details.default.svc.cluster.local`) + vs("a", "details", "details", bind), map[string][]string{
 			"details": {"details"}, "details.default": {"details"}, "details.default.svc": {"details"}, "details.default.svc.cluster.local": {"details"}, "details.service.consul": {"details"},
 		}},
 		{
@@ -521,7 +577,10 @@ spec:
 		{"older rule", vs("a", "reviews", "reviews", "") + vs("b", "reviews", "reviews", ""), []string{
 			"spec.hosts[0]: reviews belongs to virtualservice/default/a, which is older; the rules here are not used for it",
 		}},
-		{"no gateway", vs("a", "*", "details", "  gateways: [front]\n"), []string{"spec.gateways[0]: there is no Gateway default/front"}},
+		{"no gateway", vs("a", "*", "details", "  gateways: [front]\n"), []string{
+			"spec.gateways[0]: there is no Gateway default/front",
+			"spec.gateways[0]: no server of Gateway front has one of the hosts *: nothing comes from there",
+		}},
 		{"published", fmt.Sprintf(gateway, `"*"`), nil},
 		{"not published", strings.Replace(fmt.Sprintf(gateway, `"*"`), "80", "8443", 1), []string{
 			"spec.servers[0].port.number: gateway istio-ingressgateway publishes no port 8443: meshctl compose inject --ingress HOSTPORT:8443 does",
@@ -570,18 +629,21 @@ spec:
   - name: v2
     labels: {version: v2}
     trafficPolicy:
-      loadBalancer: {consistentHash: {httpHeaderName: X-User}}
+      loadBalancer: {consistentHash: {httpHeaderName: X-User}, localityLbSetting: {distribute: [{from: "eu/*", to: {us: 20, eu/a: 80}}]}}
   - name: v3
     labels: {version: v3}
     trafficPolicy:
       tls: {mode: DISABLE}
+      proxyProtocol: {version: V2}
       portLevelSettings:
       - port: {number: 81}
         loadBalancer: {simple: ROUND_ROBIN}
 `
 	pool := &snapshot.Connections{MaxRequests: 7}
+	named, onlyNamed := &snapshot.Connections{MaxRequests: 7, ProxyProtocol: 2}, &snapshot.Connections{ProxyProtocol: 2}
 	outlier := &snapshot.Outlier{Consecutive5xx: 5, Interval: snapshot.Duration(10 * time.Second), BaseTime: snapshot.Duration(30 * time.Second), MaxPercent: 10}
 	hash := &snapshot.Hash{Header: "x-user"}
+	near := &snapshot.Locality{Distribute: []snapshot.Distribute{{From: "eu/*", To: []snapshot.LocalityShare{{Locality: "eu/a", Weight: 80}, {Locality: "us", Weight: 20}}}}}
 	type of struct {
 		Policy snapshot.Policy
 		Ports  []snapshot.PortPolicy
@@ -589,9 +651,10 @@ spec:
 	want := map[string]of{
 		"":   {snapshot.Policy{LoadBalancer: snapshot.Random, Connections: pool}, []snapshot.PortPolicy{{Port: 9080, Policy: snapshot.Policy{Outlier: outlier}}}},
 		"v1": {snapshot.Policy{LoadBalancer: snapshot.Random, Connections: pool}, []snapshot.PortPolicy{{Port: 9080, Policy: snapshot.Policy{Outlier: outlier}}}},
-		"v2": {snapshot.Policy{Hash: hash, Connections: pool}, []snapshot.PortPolicy{{Port: 9080, Policy: snapshot.Policy{Hash: hash, Outlier: outlier}}}},
-		"v3": {snapshot.Policy{LoadBalancer: snapshot.Random, Connections: pool, TLS: snapshot.TLSDisable}, []snapshot.PortPolicy{
-			{Port: 81, Policy: snapshot.Policy{LoadBalancer: snapshot.RoundRobin}}, {Port: 9080, Policy: snapshot.Policy{Outlier: outlier, TLS: snapshot.TLSDisable}},
+		"v2": {snapshot.Policy{Hash: hash, Connections: pool, Locality: near}, []snapshot.PortPolicy{{Port: 9080, Policy: snapshot.Policy{Hash: hash, Outlier: outlier, Locality: near}}}},
+		"v3": {snapshot.Policy{LoadBalancer: snapshot.Random, Connections: named, TLS: snapshot.TLSDisable, TLSFrom: "destinationrule/default/reviews"}, []snapshot.PortPolicy{
+			{Port: 81, Policy: snapshot.Policy{LoadBalancer: snapshot.RoundRobin, Connections: onlyNamed}},
+			{Port: 9080, Policy: snapshot.Policy{Connections: onlyNamed, Outlier: outlier, TLS: snapshot.TLSDisable, TLSFrom: "destinationrule/default/reviews"}},
 		}},
 	}
 	s, _ := compiled(t, compile.View{Intent: decode(t, "x", rule), Facts: bookinfo()}, "productpage-v1")
@@ -605,6 +668,152 @@ spec:
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("policies (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// An entry that is resolved leaves the addresses to the proxies: its host stands for itself, or its endpoints' names do.
+func TestResolvedEntries(t *testing.T) {
+	objects := decode(t, "entries", `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: alone}
+spec: {hosts: [alone.example, Other.example], location: MESH_EXTERNAL, resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP, targetPort: 443}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: behind}
+spec:
+  hosts: [behind.example]
+  location: MESH_EXTERNAL
+  resolution: DNS_ROUND_ROBIN
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 80}]
+  endpoints: [{address: us.example, labels: {at: us}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: mixed}
+spec:
+  hosts: [mixed.example]
+  location: MESH_EXTERNAL
+  resolution: DNS
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 80}]
+  endpoints: [{address: eu.example}, {address: 192.0.2.1}]
+`)
+	s, problems := compiled(t, compile.View{Intent: objects, Facts: bookinfo()}, "productpage-v1")
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	services := map[string]snapshot.Service{}
+	for _, svc := range s.Services {
+		services[svc.Host] = svc
+	}
+	workloads := map[string]snapshot.Workload{}
+	for _, w := range s.Workloads {
+		workloads[w.Name] = w
+	}
+	for host, want := range map[string][]string{
+		"alone.example": {"alone.example"}, "other.example": {"other.example"}, "behind.example": {"us.example (first)"}, "mixed.example": {"eu.example", "192.0.2.1"},
+	} {
+		if diff := cmp.Diff(want, services[host].Endpoints); diff != "" {
+			t.Errorf("endpoints of %s (-want +got):\n%s", host, diff)
+		}
+	}
+	if p := services["alone.example"].Ports; len(p) != 1 || p[0].Number != 80 || p[0].Target != 443 {
+		t.Errorf("ports are %+v", p)
+	}
+	if p := services["behind.example"].Ports; len(p) != 1 || p[0].Target != 0 {
+		t.Errorf("ports are %+v", p)
+	}
+	if w := workloads["alone.example"]; w.Resolve != "alone.example" || w.ResolveFirst || len(w.Addresses) != 0 {
+		t.Errorf("%+v", w)
+	}
+	if w := workloads["us.example (first)"]; w.Resolve != "us.example" || !w.ResolveFirst || w.Labels["at"] != "us" {
+		t.Errorf("%+v", w)
+	}
+	if w := workloads["192.0.2.1"]; w.Resolve != "" || len(w.Addresses) != 1 {
+		t.Errorf("%+v", w)
+	}
+}
+
+// Endpoints outside of Docker have a weight, ports and, where a label says so, an identity, each in its own service; the names of an
+// entry's certificates are verified by TLS that names none.
+func TestWorkloadEntries(t *testing.T) {
+	objects := decode(t, "entries", `
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: vm}
+spec: {address: 192.0.2.1, weight: 3, ports: {http: 8081}, serviceAccount: orders, labels: {app: orders, security.istio.io/tlsMode: istio}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: vm2}
+spec: {address: 192.0.2.1, labels: {app: orders}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: named}
+spec: {address: vm.example, serviceAccount: orders, labels: {app: orders}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: orders}
+spec:
+  hosts: [orders.example]
+  location: MESH_INTERNAL
+  resolution: DNS
+  subjectAltNames: ["spiffe://elsewhere/ns/a/sa/b"]
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}, {number: 81, name: other, protocol: HTTP}]
+  workloadSelector: {labels: {app: orders}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: orders}
+spec: {host: orders.example, subsets: [{name: tls, labels: {app: orders}, trafficPolicy: {tls: {mode: SIMPLE}}}]}
+`)
+	s, problems := compiled(t, compile.View{Intent: objects, Facts: bookinfo(), TrustDomain: "cluster.local"}, "productpage-v1")
+	if len(problems) != 1 || problems[0].Resource != "workloadentry/default/named" || problems[0].Path != "spec.serviceAccount" {
+		t.Errorf("problems %+v, want the service account that is not asked for", problems)
+	}
+	i := slices.IndexFunc(s.Services, func(svc snapshot.Service) bool { return svc.Host == "orders.example" })
+	if i < 0 {
+		t.Fatal("no service")
+	}
+	for _, p := range s.Services[i].Ports {
+		if p.Target != 0 {
+			t.Errorf("port %d of the service has target %d beside those of its endpoints", p.Number, p.Target)
+		}
+	}
+	want := []snapshot.Place{
+		{Workload: "named", Ports: []snapshot.PlacePort{{Number: 80, Target: 8080}}},
+		{Workload: "vm", Weight: 3, Ports: []snapshot.PlacePort{{Number: 80, Target: 8081}}, Identity: "spiffe://cluster.local/ns/default/sa/orders"},
+		{Workload: "vm2", Address: "192.0.2.1", Ports: []snapshot.PlacePort{{Number: 80, Target: 8080}}},
+	}
+	if diff := cmp.Diff(want, s.Services[i].Places); diff != "" {
+		t.Errorf("places (-want +got):\n%s", diff)
+	}
+	if tls := s.Services[i].Subsets[0].Policy.ClientTLS; tls == nil || !slices.Equal(tls.SubjectAltNames, []string{"spiffe://elsewhere/ns/a/sa/b"}) {
+		t.Errorf("tls %+v, want the entry's subjectAltNames", tls)
+	}
+}
+
+// An idleTimeout of 0s turns off the one of sessions, in the snapshot's JSON too.
+func TestSessionsWithoutEnd(t *testing.T) {
+	for idle, want := range map[string]snapshot.Duration{"0s": math.MaxInt64, "5s": snapshot.Duration(5 * time.Second)} {
+		rule := "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: x}\nspec: {host: reviews, trafficPolicy: {connectionPool: {tcp: {idleTimeout: " + idle + "}}}}"
+		s, _ := compiled(t, compile.View{Intent: decode(t, "x", rule), Facts: bookinfo()}, "productpage-v1")
+		raw, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read snapshot.Snapshot
+		if err := json.Unmarshal(raw, &read); err != nil {
+			t.Fatal(err)
+		}
+		for _, svc := range read.Services {
+			if svc.Name == "reviews" && (svc.Policy.Connections == nil || svc.Policy.Connections.SessionIdle != want) {
+				t.Errorf("%s: connections are %+v, want sessions that may be silent for %d ns", idle, svc.Policy.Connections, want)
+			}
 		}
 	}
 }

@@ -23,7 +23,7 @@ func (c *compiler) gatewayServers() []snapshot.GatewayServer {
 	ports := map[uint16]*snapshot.GatewayServer{}
 	for _, o := range c.gateways {
 		gw := o.Spec.(*networking.Gateway)
-		if !Selects(gw.Selector, c.proxy.Labels) {
+		if !mesh.Selects(gw.Selector, c.proxy.Labels) {
 			continue
 		}
 		for i, server := range gw.Servers {
@@ -37,6 +37,8 @@ func (c *compiler) gatewayServers() []snapshot.GatewayServer {
 				continue
 			}
 			switch {
+			case api.TerminatesTLS(server):
+				c.tlsServer(ports[port], o, i, server)
 			case protocol != mesh.ProtocolHTTP:
 				c.streamServer(ports[port], o, server)
 			case server.GetTls().GetHttpsRedirect():
@@ -49,16 +51,24 @@ func (c *compiler) gatewayServers() []snapshot.GatewayServer {
 	var servers []snapshot.GatewayServer
 	for _, port := range slices.Sorted(maps.Keys(ports)) {
 		server := *ports[port]
-		for _, domain := range slices.Sorted(maps.Keys(routes[port])) {
-			vh := snapshot.VirtualHost{Name: domain, Domains: []string{domain}, Routes: catchAllsLast(routes[port][domain])}
-			if host, ok := c.catalog.aliases[domain]; ok {
-				vh.Service = host
-			}
-			server.VirtualHosts = append(server.VirtualHosts, vh)
-		}
+		server.VirtualHosts = c.gatewayHosts(routes[port])
+		slices.SortFunc(server.TLSServers, func(a, b snapshot.TLSServer) int { return cmp.Compare(a.Name, b.Name) })
 		servers = append(servers, server)
 	}
 	return servers
+}
+
+// gatewayHosts are the virtual hosts of a server's routes by domain.
+func (c *compiler) gatewayHosts(routes map[string][]snapshot.Route) []snapshot.VirtualHost {
+	var hosts []snapshot.VirtualHost
+	for _, domain := range slices.Sorted(maps.Keys(routes)) {
+		vh := snapshot.VirtualHost{Name: domain, Domains: []string{domain}, Routes: catchAllsLast(routes[domain])}
+		if host, ok := c.catalog.aliases[domain]; ok {
+			vh.Service = host
+		}
+		hosts = append(hosts, vh)
+	}
+	return hosts
 }
 
 // redirectServer sends whoever asks for a host of the server to the same over HTTPS.

@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -19,15 +20,19 @@ type blocks struct {
 	outlier *networking.OutlierDetection
 	tls     *networking.ClientTLSSettings
 	budget  *networking.TrafficPolicy_RetryBudget
+	header  *networking.TrafficPolicy_ProxyProtocol
 }
 
 func blocksOf(p *networking.TrafficPolicy) blocks {
-	return blocks{p.GetLoadBalancer(), p.GetConnectionPool(), p.GetOutlierDetection(), p.GetTls(), p.GetRetryBudget()}
+	return blocks{p.GetLoadBalancer(), p.GetConnectionPool(), p.GetOutlierDetection(), p.GetTls(), p.GetRetryBudget(), p.GetProxyProtocol()}
 }
 
 // over is b where it says something, and else below.
 func (b blocks) over(below blocks) blocks {
-	return blocks{cmp.Or(b.lb, below.lb), cmp.Or(b.pool, below.pool), cmp.Or(b.outlier, below.outlier), cmp.Or(b.tls, below.tls), cmp.Or(b.budget, below.budget)}
+	return blocks{
+		cmp.Or(b.lb, below.lb), cmp.Or(b.pool, below.pool), cmp.Or(b.outlier, below.outlier), cmp.Or(b.tls, below.tls), cmp.Or(b.budget, below.budget),
+		cmp.Or(b.header, below.header),
+	}
 }
 
 // portBlocks is the policy for one port, false where there is none: it stands instead of the rest of its policy, of which
@@ -35,7 +40,8 @@ func (b blocks) over(below blocks) blocks {
 func portBlocks(p *networking.TrafficPolicy, port uint16) (blocks, bool) {
 	for _, s := range p.GetPortLevelSettings() {
 		if s.GetPort().GetNumber() == uint32(port) {
-			return blocks{lb: s.LoadBalancer, pool: s.ConnectionPool, outlier: s.OutlierDetection, tls: s.Tls}, true
+			// A port can't say anything about the PROXY header, so it has its policy's.
+			return blocks{lb: s.LoadBalancer, pool: s.ConnectionPool, outlier: s.OutlierDetection, tls: s.Tls, header: p.GetProxyProtocol()}, true
 		}
 	}
 	return blocks{}, false
@@ -66,7 +72,8 @@ func policies(service, subset *networking.TrafficPolicy) (snapshot.Policy, []sna
 func (b blocks) policy() snapshot.Policy {
 	p := snapshot.Policy{
 		LoadBalancer: balancerOf(b.lb), Hash: hashOf(b.lb.GetConsistentHash()), Warmup: warmupOf(b.lb.GetWarmup()),
-		Connections: connectionsOf(b.pool), Outlier: outlierOf(b.outlier),
+		Connections: connectionsOf(b.pool, b.header), Outlier: outlierOf(b.outlier),
+		Locality: localityOf(b.lb.GetLocalityLbSetting()),
 	}
 	if b.budget != nil {
 		p.RetryBudget = &snapshot.RetryBudget{Percent: 20, MinConcurrency: 3} // the API's defaults
@@ -77,13 +84,51 @@ func (b blocks) policy() snapshot.Policy {
 			p.RetryBudget.MinConcurrency = b.budget.MinRetryConcurrency
 		}
 	}
-	if b.tls != nil {
-		p.TLS = snapshot.TLSDisable
-		if b.tls.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL {
-			p.TLS = snapshot.TLSMutual
+	switch b.tls.GetMode() {
+	case networking.ClientTLSSettings_ISTIO_MUTUAL:
+		p.TLS, p.ServerName = snapshot.TLSMutual, strings.ToLower(b.tls.Sni)
+	case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
+		p.ClientTLS = clientTLSOf(b.tls)
+	default:
+		if b.tls != nil {
+			p.TLS = snapshot.TLSDisable
 		}
 	}
 	return p
+}
+
+// clientTLSOf names a Secret without its namespace, which is the proxy's.
+func clientTLSOf(t *networking.ClientTLSSettings) *snapshot.ClientTLS {
+	out := &snapshot.ClientTLS{ServerName: strings.ToLower(t.Sni), SubjectAltNames: t.SubjectAltNames, Unverified: t.InsecureSkipVerify.GetValue()}
+	if t.Mode == networking.ClientTLSSettings_MUTUAL {
+		out.Certificate = snapshot.Credential{Secret: t.CredentialName, CertificateFile: t.ClientCertificate, KeyFile: t.PrivateKey}
+	}
+	if !out.Unverified {
+		out.CA = snapshot.Credential{Secret: t.CredentialName, CAFile: t.CaCertificates}
+	}
+	return out
+}
+
+// localityOf is nil for Istio's default, which the proxies know.
+func localityOf(l *networking.LocalityLoadBalancerSetting) *snapshot.Locality {
+	switch {
+	case l.GetEnabled() != nil && !l.Enabled.Value:
+		return &snapshot.Locality{Off: true}
+	case len(l.GetDistribute())+len(l.GetFailover())+len(l.GetFailoverPriority()) == 0:
+		return nil
+	}
+	out := &snapshot.Locality{Priority: l.FailoverPriority}
+	for _, d := range l.Distribute {
+		rule := snapshot.Distribute{From: d.From}
+		for _, name := range slices.Sorted(maps.Keys(d.To)) {
+			rule.To = append(rule.To, snapshot.LocalityShare{Locality: name, Weight: d.To[name]})
+		}
+		out.Distribute = append(out.Distribute, rule)
+	}
+	for _, f := range l.Failover {
+		out.Failover = append(out.Failover, snapshot.Failover{From: f.From, To: f.To})
+	}
+	return out
 }
 
 func balancerOf(lb *networking.LoadBalancerSettings) snapshot.LoadBalancer {
@@ -109,7 +154,7 @@ func hashOf(h *networking.LoadBalancerSettings_ConsistentHashLB) *snapshot.Hash 
 		RingSize: uint32(h.GetRingHash().GetMinimumRingSize()), //nolint:gosec // api validates the range
 	}
 	if m := h.GetMaglev(); m != nil {
-		out.MaglevSize = uint32(cmp.Or(m.TableSize, 65537)) //nolint:gosec // api validates the range
+		out.MaglevSize = uint32(m.TableSize) //nolint:gosec // api validates the range
 	}
 	if c := h.GetHttpCookie(); c != nil {
 		out.Cookie = &snapshot.Cookie{Name: c.Name, Path: c.Path}
@@ -135,8 +180,8 @@ func warmupOf(w *networking.WarmupConfiguration) *snapshot.Warmup {
 	return &snapshot.Warmup{Duration: durationOf(w.Duration), MinimumPercent: w.MinimumPercent.GetValue(), Aggression: w.Aggression.GetValue()}
 }
 
-func connectionsOf(p *networking.ConnectionPoolSettings) *snapshot.Connections {
-	if p == nil {
+func connectionsOf(p *networking.ConnectionPoolSettings, header *networking.TrafficPolicy_ProxyProtocol) *snapshot.Connections {
+	if p == nil && header == nil {
 		return nil
 	}
 	tcp, http := p.GetTcp(), p.GetHttp()
@@ -144,6 +189,16 @@ func connectionsOf(p *networking.ConnectionPoolSettings) *snapshot.Connections {
 		MaxConnections: uint32(tcp.GetMaxConnections()), MaxPending: uint32(http.GetHttp1MaxPendingRequests()),
 		MaxRequests: uint32(http.GetHttp2MaxRequests()), MaxRetries: uint32(http.GetMaxRetries()), MaxPerConnection: uint32(http.GetMaxRequestsPerConnection()),
 		ConnectTimeout: durationOf(tcp.GetConnectTimeout()), IdleTimeout: durationOf(http.GetIdleTimeout()), MaxAge: durationOf(tcp.GetMaxConnectionDuration()),
+		SessionIdle: durationOf(tcp.GetIdleTimeout()),
+	}
+	if d := tcp.GetIdleTimeout(); d != nil && d.AsDuration() == 0 { // 0s turns it off
+		out.SessionIdle = math.MaxInt64
+	}
+	if header != nil {
+		out.ProxyProtocol = 1
+		if header.Version == networking.TrafficPolicy_ProxyProtocol_V2 {
+			out.ProxyProtocol = 2
+		}
 	}
 	if k := tcp.GetTcpKeepalive(); k != nil {
 		out.KeepAlive = &snapshot.KeepAlive{Probes: k.Probes, Idle: durationOf(k.Time), Interval: durationOf(k.Interval)}

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/api/networking/v1"
 
 	"github.com/composure-mesh/composure/api"
+	"github.com/composure-mesh/composure/internal/analysis"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 )
 
@@ -27,7 +28,7 @@ func (c *compiler) virtualHosts() []snapshot.VirtualHost {
 		for i, name := range vs.Hosts {
 			host := c.catalog.resolve(name, o.Meta.Namespace)
 			if older := owner[host]; older != nil {
-				c.report(ConflictingMeshGatewayHosts, o, fmt.Sprintf("spec.hosts[%d]", i), fmt.Sprintf("%s belongs to %s, which is older; the rules here are not used for it", name, older))
+				c.report(analysis.ConflictingMeshGatewayHosts, o, fmt.Sprintf("spec.hosts[%d]", i), fmt.Sprintf("%s belongs to %s, which is older; the rules here are not used for it", name, older))
 				continue
 			}
 			owner[host] = o
@@ -44,7 +45,9 @@ func (c *compiler) virtualHosts() []snapshot.VirtualHost {
 		}
 		hosts = append(hosts, snapshot.VirtualHost{Name: host, Domains: c.catalog.domains(host), Service: host, Routes: routes})
 	}
-	return unique(hosts)
+	hosts = unique(hosts)
+	c.addNames(hosts)
+	return hosts
 }
 
 // virtualHost is one host of a VirtualService, written there as name.
@@ -97,6 +100,12 @@ func bound(names []string, gateway, namespace string) bool {
 func qualify(gateway, namespace string) string {
 	if gateway == api.MeshGateway || strings.Contains(gateway, "/") {
 		return gateway
+	}
+	if name, rest, old := strings.Cut(gateway, "."); old { // <name>.<namespace>.svc.cluster.local of Istio 1.0
+		gateway, namespace = name, rest
+		if i := strings.IndexByte(rest, '.'); i >= 0 {
+			namespace = rest[:i]
+		}
 	}
 	return namespace + "/" + gateway
 }
@@ -155,18 +164,28 @@ func matchOf(m *networking.HTTPMatchRequest) snapshot.Match {
 		URI: stringMatch(m.Uri), Method: stringMatch(m.Method), Authority: stringMatch(m.Authority), Scheme: stringMatch(m.Scheme),
 		IgnoreURICase: m.IgnoreUriCase, Port: uint16(m.Port), //nolint:gosec // api validates the range
 	}
-	headers := headerMatches(m.Headers, strings.ToLower, false)
-	headers = append(headers, headerMatches(m.WithoutHeaders, strings.ToLower, true)...)
+	headers := headerMatches(m.Headers, headerOf, false)
+	headers = append(headers, headerMatches(m.WithoutHeaders, headerOf, true)...)
+	headers = slices.DeleteFunc(headers, func(h snapshot.HeaderMatch) bool { return api.NotHeader(h.Name) })
 	slices.SortStableFunc(headers, func(a, b snapshot.HeaderMatch) int { return cmp.Compare(a.Name, b.Name) })
 	out.Headers = headers
-	out.QueryParams = headerMatches(m.QueryParams, func(s string) string { return s }, false)
+	out.QueryParams = headerMatches(m.QueryParams, func(name string) snapshot.HeaderMatch { return snapshot.HeaderMatch{Name: name} }, false)
 	return out
 }
 
-func headerMatches(in map[string]*networking.StringMatch, fold func(string) string, invert bool) []snapshot.HeaderMatch {
+// headerOf is what a match on headers is about.
+func headerOf(name string) snapshot.HeaderMatch {
+	if claim, about := api.RoutingClaim(name); about {
+		return snapshot.HeaderMatch{Name: name, Claim: claim}
+	}
+	return snapshot.HeaderMatch{Name: strings.ToLower(name)}
+}
+
+func headerMatches(in map[string]*networking.StringMatch, of func(name string) snapshot.HeaderMatch, invert bool) []snapshot.HeaderMatch {
 	var out []snapshot.HeaderMatch
 	for _, name := range slices.Sorted(maps.Keys(in)) {
-		m := snapshot.HeaderMatch{Name: fold(name), Invert: invert}
+		m := of(name)
+		m.Invert = invert
 		if !api.IsPresence(in[name]) {
 			m.Value = stringMatch(in[name])
 		}
@@ -220,10 +239,22 @@ func (c *compiler) destination(o *api.Object, path string, d *networking.Destina
 	return dest
 }
 
+// within says what the proxy can reach.
+func (c *compiler) within() string {
+	if c.proxy.Name != "" {
+		return "that " + c.proxy.Name + " can reach" // on no network
+	}
+	var networks []string
+	for _, a := range c.proxy.Addresses {
+		networks = append(networks, a.Network)
+	}
+	return "on " + strings.Join(networks, ", ")
+}
+
 func (c *compiler) checkDestination(o *api.Object, path string, d *snapshot.Destination) {
 	s := c.service(d.Service)
 	if s == nil {
-		c.problem(o, path+".host", fmt.Sprintf("no workload that %s can reach serves %s; its requests get 503", c.proxy.Name, d.Service))
+		c.problem(o, path+".host", fmt.Sprintf("no workload %s serves %s; its requests get 503", c.within(), d.Service))
 		return
 	}
 	if d.Subset == "" {

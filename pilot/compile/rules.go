@@ -20,11 +20,16 @@ import (
 
 // rulesOf is what a route does besides choosing a destination. path is that of the route.
 func (c *compiler) rulesOf(o *api.Object, path string, r *networking.HTTPRoute, gateway string) snapshot.RouteRules {
-	return snapshot.RouteRules{
+	rules := snapshot.RouteRules{
 		Redirect: redirectOf(r.Redirect), DirectResponse: directResponseOf(r.DirectResponse),
 		Fault: faultOf(r.Fault), CORS: corsOf(r.CorsPolicy), Rewrite: rewriteOf(r.Rewrite), Headers: headersOf(r.Headers),
-		Mirrors: c.mirrors(o, path, r, gateway), Timeout: durationOf(r.Timeout), Retries: retriesOf(r.Retries),
 	}
+	if rules.Redirect != nil || rules.DirectResponse != nil { // api.Unsent
+		rules.Headers = headersOf(&networking.Headers{Response: r.GetHeaders().GetResponse()})
+		return rules
+	}
+	rules.Mirrors, rules.Timeout, rules.Retries = c.mirrors(o, path, r, gateway), durationOf(r.Timeout), retriesOf(r.Retries)
+	return rules
 }
 
 func durationOf(d *durationpb.Duration) snapshot.Duration { return snapshot.Duration(d.AsDuration()) }
@@ -70,14 +75,17 @@ func faultOf(f *networking.HTTPFaultInjection) *snapshot.Fault {
 		return nil
 	}
 	var out snapshot.Fault
-	if d := f.Delay; d != nil {
+	if d := f.Delay; d.GetHttpDelayType() != nil {
 		out.Delay = &snapshot.Delay{Share: million(d.Percentage), Fixed: durationOf(d.GetFixedDelay())}
 	}
-	if a := f.Abort; a != nil {
+	if a := f.Abort; a != nil && a.ErrorType != nil {
 		out.Abort = &snapshot.Abort{Share: million(a.Percentage), HTTPStatus: int(a.GetHttpStatus())}
 		if n, ok := api.GRPCStatus(a.GetGrpcStatus()); ok {
 			out.Abort.GRPCStatus = &n
 		}
+	}
+	if out == (snapshot.Fault{}) {
+		return nil
 	}
 	return &out
 }

@@ -3,11 +3,14 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1"
+	istiotype "istio.io/api/type/v1beta1"
 
 	"github.com/composure-mesh/composure/api"
 	"github.com/composure-mesh/composure/mesh"
@@ -21,6 +24,27 @@ type service struct {
 
 	entry *networking.ServiceEntry // nil for a service of the mesh
 	ports []snapshot.Port          // of entry
+
+	places map[*mesh.Workload]place // of the workloads of an entry that are more than a workload
+}
+
+// labels are those of w that subsets of s select.
+func (s *service) labels(w *mesh.Workload) map[string]string {
+	if p, ok := s.places[w]; ok {
+		return p.labels
+	}
+	return w.Labels
+}
+
+// compiledPlaces are the places that say something.
+func (s *service) compiledPlaces() (places []snapshot.Place) {
+	for _, p := range s.places {
+		if p.Address != "" || p.Weight > 1 || len(p.Ports) > 0 || p.Identity != "" {
+			places = append(places, p.Place)
+		}
+	}
+	slices.SortFunc(places, func(a, b snapshot.Place) int { return cmp.Compare(a.Workload, b.Workload) })
+	return places
 }
 
 // catalog is the services that one proxy sees.
@@ -60,6 +84,10 @@ func newCatalog(namespace string, workloads []*mesh.Workload) *catalog {
 	}
 	slices.Sort(c.hosts)
 	return c
+}
+
+func (c *catalog) clone() *catalog {
+	return &catalog{namespace: c.namespace, hosts: slices.Clone(c.hosts), services: maps.Clone(c.services), aliases: maps.Clone(c.aliases)}
 }
 
 func (c *catalog) foreign(host string) int {
@@ -151,71 +179,185 @@ func portsOf(workloads []*mesh.Workload) []snapshot.Port {
 func (c *compiler) services() []snapshot.Service {
 	var services []snapshot.Service
 	for _, host := range c.catalog.hosts {
-		s := c.catalog.services[host]
-		out := snapshot.Service{Host: host, Name: s.name, Namespace: s.namespace, Ports: portsOf(s.workloads), Endpoints: usable(s.workloads)}
-		c.applyRules(&out, s)
-		if s.entry != nil {
-			out.Ports = s.ports
-			if s.entry.Resolution == networking.ServiceEntry_NONE {
-				out.Policy.LoadBalancer = snapshot.Passthrough
-			}
-		}
-		services = append(services, out)
+		services = append(services, c.serviceOf(c.catalog.services[host]))
 	}
 	return services
+}
+
+func (c *compiler) serviceOf(s *service) snapshot.Service {
+	out := snapshot.Service{Host: s.host, Name: s.name, Namespace: s.namespace, Ports: portsOf(s.workloads), Endpoints: usable(s.workloads)}
+	c.applyRules(&out, s)
+	if s.entry != nil {
+		out.Ports, out.Places = s.ports, s.compiledPlaces()
+		verify(&out, s.entry.SubjectAltNames)
+		if passthrough(s.entry) {
+			out.Policy.LoadBalancer = snapshot.Passthrough
+		}
+	}
+	return out
+}
+
+// verify gives the names of an entry's certificates to the TLS that has none of its own
+// (istio.io/docs/reference/config/networking/service-entry/#ServiceEntry-subject_alt_names).
+func verify(s *snapshot.Service, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	give := func(p *snapshot.Policy, ports []snapshot.PortPolicy) {
+		for t := range allTLS(p, ports) {
+			if len(t.SubjectAltNames) == 0 && !t.Unverified {
+				t.SubjectAltNames = names
+			}
+		}
+	}
+	give(&s.Policy, s.PortPolicies)
+	for i := range s.Subsets {
+		give(&s.Subsets[i].Policy, s.Subsets[i].PortPolicies)
+	}
+}
+
+// allTLS are the TLS settings for servers outside of the mesh.
+func allTLS(p *snapshot.Policy, ports []snapshot.PortPolicy) iter.Seq[*snapshot.ClientTLS] {
+	return func(yield func(*snapshot.ClientTLS) bool) {
+		if p.ClientTLS != nil && !yield(p.ClientTLS) {
+			return
+		}
+		for i := range ports {
+			if t := ports[i].ClientTLS; t != nil && !yield(t) {
+				return
+			}
+		}
+	}
 }
 
 // applyRules adds to out what the rules for it say. Several rules for one host are one: their subsets together, and
 // the first traffic policy (istio.io/docs/ops/best-practices/traffic-management/#split-virtual-services).
 func (c *compiler) applyRules(out *snapshot.Service, s *service) {
 	var policy *networking.TrafficPolicy
+	var by *api.Object                            // the rule that policy is of
+	from := ""                                    // and its name
 	own := map[string]*networking.TrafficPolicy{} // by subset
+	ownFrom := map[string]string{}
 	for _, o := range c.rulesFor(s) {
 		rule := o.Spec.(*networking.DestinationRule)
 		if policy == nil {
-			policy = rule.TrafficPolicy
+			policy, from, by = rule.TrafficPolicy, o.String(), o
 		}
 		for i, subset := range rule.Subsets {
 			if slices.ContainsFunc(out.Subsets, func(have snapshot.Subset) bool { return have.Name == subset.Name }) {
 				c.problem(o, fmt.Sprintf("spec.subsets[%d].name", i), fmt.Sprintf("an older rule for %s has a subset %q already; this one is not used", s.host, subset.Name))
 				continue
 			}
-			members := slices.DeleteFunc(slices.Clone(s.workloads), func(w *mesh.Workload) bool { return !Selects(subset.Labels, w.Labels) })
+			members := slices.DeleteFunc(slices.Clone(s.workloads), func(w *mesh.Workload) bool { return !mesh.Selects(subset.Labels, s.labels(w)) })
 			out.Subsets = append(out.Subsets, snapshot.Subset{Name: subset.Name, Endpoints: usable(members)})
-			own[subset.Name] = subset.TrafficPolicy
+			own[subset.Name], ownFrom[subset.Name] = subset.TrafficPolicy, o.String()
 		}
 	}
 	slices.SortFunc(out.Subsets, func(a, b snapshot.Subset) int { return cmp.Compare(a.Name, b.Name) })
 	out.Policy, out.PortPolicies = policies(policy, nil)
+	saysTLS(&out.Policy, out.PortPolicies, from)
 	for i := range out.Subsets {
 		sub := &out.Subsets[i]
 		sub.Policy, sub.PortPolicies = policies(policy, own[sub.Name])
+		if own[sub.Name] != nil {
+			saysTLS(&sub.Policy, sub.PortPolicies, ownFrom[sub.Name])
+		} else {
+			saysTLS(&sub.Policy, sub.PortPolicies, from)
+		}
+		c.clientSecrets(by, &sub.Policy, sub.PortPolicies)
+	}
+	c.clientSecrets(by, &out.Policy, out.PortPolicies)
+}
+
+// saysTLS notes the rule that says whether endpoints are dialled with mutual TLS.
+func saysTLS(p *snapshot.Policy, ports []snapshot.PortPolicy, rule string) {
+	if p.TLS != "" || p.ClientTLS != nil {
+		p.TLSFrom = rule
+	}
+	for i := range ports {
+		if ports[i].TLS != "" || ports[i].ClientTLS != nil {
+			ports[i].TLSFrom = rule
+		}
 	}
 }
 
-// rulesFor are the rules for s in the proxy's namespace, or else in the service's; among them those of the most
-// specific host.
-func (c *compiler) rulesFor(s *service) []*api.Object {
-	for _, namespace := range []string{c.proxy.Namespace, s.namespace} {
-		best, rules := "", []*api.Object(nil)
-		for _, o := range c.destinationRules {
-			if o.Meta.Namespace != namespace || !visible(o, c.proxy.Namespace) {
-				continue
-			}
-			host := c.catalog.resolve(o.Spec.(*networking.DestinationRule).Host, namespace)
-			if !covers(host, s.host) {
-				continue
-			}
+// clientSecrets completes the names of the Secrets that policies name, and gives them to gateways.
+func (c *compiler) clientSecrets(by *api.Object, p *snapshot.Policy, ports []snapshot.PortPolicy) {
+	for t := range allTLS(p, ports) {
+		for _, cred := range []*snapshot.Credential{&t.Certificate, &t.CA} {
 			switch {
-			case best == "" || moreSpecific(host, best):
-				best, rules = host, []*api.Object{o}
-			case host == best:
-				rules = append(rules, o)
+			case cred.Secret == "":
+			case c.proxy.Role == mesh.RoleGateway:
+				cred.Secret = c.needSecret(by, "spec.trafficPolicy.tls.credentialName", cred.Secret)
+			default:
+				cred.Secret = c.proxy.Namespace + "/" + cred.Secret
 			}
 		}
-		if rules != nil {
-			return rules
+	}
+}
+
+// rulesFor are the rules for s in the proxy's namespace, else in the service's, else in the root namespace; among them those
+// of the most specific host.
+func (c *compiler) rulesFor(s *service) []*api.Object {
+	for _, namespace := range []string{c.proxy.Namespace, s.namespace, api.RootNamespace} {
+		rules := c.rulesIn(namespace)
+		if exact := rules.byHost[s.host]; exact != nil {
+			return c.closest(exact)
+		}
+		for _, pattern := range rules.wildcards {
+			if covers(pattern, s.host) {
+				return c.closest(rules.byHost[pattern])
+			}
 		}
 	}
 	return nil
+}
+
+// closest are, of rules for one host, those of the oldest that selects the proxy and has its selector; without one, those for
+// all: a rule for some workloads stands instead of one for all
+// (istio.io/docs/reference/config/networking/destination-rule/#DestinationRule-workload_selector).
+func (c *compiler) closest(rules []*api.Object) []*api.Object {
+	if c.needed != nil {
+		return rules // a check is about no one proxy
+	}
+	selector := func(o *api.Object) *istiotype.WorkloadSelector {
+		return o.Spec.(*networking.DestinationRule).WorkloadSelector
+	}
+	i := max(slices.IndexFunc(rules, func(o *api.Object) bool { return selector(o) != nil }), 0)
+	return slices.DeleteFunc(slices.Clone(rules), func(o *api.Object) bool { return !proto.Equal(selector(o), selector(rules[i])) })
+}
+
+// selects reports whether a rule is for the proxy. A check is about the proxies of all workloads.
+func (c *compiler) selects(o *api.Object) bool {
+	s := o.Spec.(*networking.DestinationRule).WorkloadSelector
+	return s == nil || o.Meta.Namespace == c.proxy.Namespace && (c.needed != nil || mesh.Selects(s.MatchLabels, c.proxy.Labels))
+}
+
+// hostRules are the DestinationRules of one namespace that the proxy may know.
+type hostRules struct {
+	byHost    map[string][]*api.Object // the oldest first
+	wildcards []string                 // hosts, the most specific first
+}
+
+func (c *compiler) rulesIn(namespace string) *hostRules {
+	if rules := c.rules[namespace]; rules != nil {
+		return rules
+	}
+	rules := &hostRules{byHost: map[string][]*api.Object{}}
+	for _, o := range c.destinationRules {
+		if o.Meta.Namespace != namespace || !visible(o, c.proxy.Namespace) || !c.selects(o) {
+			continue
+		}
+		host := c.catalog.resolve(o.Spec.(*networking.DestinationRule).Host, namespace)
+		if strings.HasPrefix(host, "*") && rules.byHost[host] == nil {
+			rules.wildcards = append(rules.wildcards, host)
+		}
+		rules.byHost[host] = append(rules.byHost[host], o)
+	}
+	slices.SortFunc(rules.wildcards, func(a, b string) int { return len(b) - len(a) })
+	if c.rules == nil {
+		c.rules = map[string]*hostRules{}
+	}
+	c.rules[namespace] = rules
+	return rules
 }

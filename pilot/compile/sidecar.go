@@ -10,24 +10,29 @@ import (
 	"github.com/composure-mesh/composure/mesh"
 )
 
-// sidecar is the Sidecar for the proxy: one that selects its workload before one for all of its namespace, and of several
-// the oldest. Nil is none.
+// sidecar is the Sidecar for the proxy: one that selects its workload before one for all of its namespace, this before one
+// for the mesh, in the root namespace, and of several the oldest. Nil is none.
 func (c *compiler) sidecar() *networking.Sidecar {
-	var all *networking.Sidecar
+	var all, root *networking.Sidecar
 	if c.proxy.Role == mesh.RoleGateway {
 		return nil
 	}
 	for _, o := range c.sidecars {
 		s := o.Spec.(*networking.Sidecar)
 		switch {
+		case o.Meta.Namespace == api.RootNamespace && s.WorkloadSelector == nil && root == nil:
+			root = s
 		case o.Meta.Namespace != c.proxy.Namespace:
 		case s.WorkloadSelector != nil:
-			if Selects(s.WorkloadSelector.Labels, c.proxy.Labels) {
+			if mesh.Selects(s.WorkloadSelector.Labels, c.proxy.Labels) {
 				return s
 			}
 		case all == nil:
 			all = s
 		}
+	}
+	if all == nil {
+		return root
 	}
 	return all
 }

@@ -28,10 +28,10 @@ func (c *compiler) streams() (tls []snapshot.TLSRoute, tcp []snapshot.TCPRoute) 
 				for j := range routes {
 					routes[j].Service = host
 				}
-			} else if s != nil && len(s.entry.Addresses) > 0 {
+			} else if s != nil && len(c.dialled(s)) > 0 {
 				for j := range routes {
 					if len(routes[j].Subnets) == 0 {
-						routes[j].Subnets = s.entry.Addresses
+						routes[j].Subnets = c.dialled(s)
 					}
 				}
 			} else if routes = slices.DeleteFunc(routes, func(r snapshot.TCPRoute) bool { return len(r.Subnets) == 0 }); len(vs.Tcp) > 0 && len(routes) == 0 {
@@ -108,7 +108,7 @@ func (c *compiler) concerns(m interface {
 	GetSourceLabels() map[string]string
 }, gateway, namespace string) bool {
 	return (len(m.GetGateways()) == 0 || bound(m.GetGateways(), gateway, namespace)) &&
-		(m.GetSourceNamespace() == "" || m.GetSourceNamespace() == c.proxy.Namespace) && Selects(m.GetSourceLabels(), c.proxy.Labels)
+		(m.GetSourceNamespace() == "" || m.GetSourceNamespace() == c.proxy.Namespace) && mesh.Selects(m.GetSourceLabels(), c.proxy.Labels)
 }
 
 func (c *compiler) streamDestinations(o *api.Object, path string, in []*networking.RouteDestination, gateway string) []snapshot.Destination {
@@ -128,34 +128,45 @@ func (c *compiler) streamDestinations(o *api.Object, path string, in []*networki
 	return out
 }
 
-// streamServer adds to a gateway's port the routes of the VirtualServices that name the gateway and have a host in common
-// with the server.
+// streamServer adds to a gateway's port the routes of a server that passes connections on as they come.
 func (c *compiler) streamServer(out *snapshot.GatewayServer, gateway *api.Object, server *networking.Server) {
+	if out.Protocol == mesh.ProtocolTCP {
+		out.TCPRoutes = append(out.TCPRoutes, c.serverTCPRoutes(gateway, server)...)
+		return
+	}
+	var patterns []string
+	for _, host := range server.Hosts {
+		_, pattern := api.SplitGatewayHost(host)
+		patterns = append(patterns, pattern)
+	}
+	c.ofServer(gateway, server, func(o *api.Object, name string) {
+		out.TLSRoutes = append(out.TLSRoutes, c.tlsRoutes(o, name, patterns)...)
+	})
+}
+
+// serverTCPRoutes are the tcp rules that a gateway's server has.
+func (c *compiler) serverTCPRoutes(gateway *api.Object, server *networking.Server) (routes []snapshot.TCPRoute) {
+	c.ofServer(gateway, server, func(o *api.Object, name string) { routes = append(routes, c.tcpRoutes(o, name)...) })
+	return routes
+}
+
+// ofServer visits the VirtualServices that name the gateway and have a host in common with the server.
+func (c *compiler) ofServer(gateway *api.Object, server *networking.Server, visit func(o *api.Object, gateway string)) {
 	name := gateway.Meta.Namespace + "/" + gateway.Meta.Name
 	for _, o := range c.virtualServices {
 		vs := o.Spec.(*networking.VirtualService)
-		if !bound(vs.Gateways, name, o.Meta.Namespace) || !visible(o, c.proxy.Namespace) || len(c.serverDomains(gateway, server, o)) == 0 {
-			continue
+		if bound(vs.Gateways, name, o.Meta.Namespace) && visible(o, c.proxy.Namespace) && len(c.serverDomains(gateway, server, o)) > 0 {
+			visit(o, name)
 		}
-		if out.Protocol == mesh.ProtocolTCP {
-			out.TCPRoutes = append(out.TCPRoutes, c.tcpRoutes(o, name)...)
-			continue
-		}
-		var patterns []string
-		for _, host := range server.Hosts {
-			_, pattern := api.SplitGatewayHost(host)
-			patterns = append(patterns, pattern)
-		}
-		out.TLSRoutes = append(out.TLSRoutes, c.tlsRoutes(o, name, patterns)...)
 	}
 }
 
 // serverProtocol is how a gateway's port is served. Versions of HTTP are told apart as they come.
 func serverProtocol(port *networking.Port) mesh.Protocol {
 	switch p := strings.ToUpper(port.Protocol); p {
-	case "TCP":
+	case "TCP", "MONGO", "MYSQL", "REDIS":
 		return mesh.ProtocolTCP
-	case "TLS":
+	case "HTTPS", "TLS":
 		return mesh.ProtocolTLS
 	}
 	return mesh.ProtocolHTTP

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	networking "istio.io/api/networking/v1"
 
@@ -17,22 +18,11 @@ type View struct {
 	Intent      []*api.Object
 	Facts       mesh.Facts
 	TrustDomain string
+	// Like is the Index of a moment before, or nil: what it has made of the same facts is taken over.
+	Like *Index
 }
 
-// Problem is something in the intent that can't be done as it is written. It does not keep the rest from being
-// done.
-type Problem struct {
-	// Code is the message's code; Severity follows from it.
-	Code     Code   `json:"code"`
-	Resource string `json:"resource"` // virtualservice/default/reviews
-	Path     string `json:"path"`     // spec.http[0].route[0].destination.subset
-	Detail   string `json:"message"`
-}
-
-// String is "<path>: <detail>", as a warning to whoever writes the object.
-func (p Problem) String() string { return p.Path + ": " + p.Detail }
-
-// Index is a View prepared for compiling many proxies' snapshots. It is not changed after New.
+// Index is a View prepared for compiling many proxies' snapshots. What it is of is not changed after New.
 type Index struct {
 	facts       mesh.Facts
 	trustDomain string
@@ -46,18 +36,22 @@ type Index struct {
 	destinationRules []*api.Object
 	gateways         []*api.Object
 	serviceEntries   []*api.Object
+	workloadEntries  []*api.Object
 	sidecars         []*api.Object
+
+	selecting func() map[string]bool // keys of labels by which rules tell proxies apart
+	bases     *bases
+	groups    groups
+	secrets   map[string]*api.Object // by namespace/name
 }
 
 // New prepares v.
 func New(v View) *Index {
-	x := &Index{facts: v.Facts, trustDomain: v.TrustDomain, intent: v.Intent, workloads: map[string]*mesh.Workload{}}
-	for i := range v.Facts.Workloads {
-		w := &v.Facts.Workloads[i]
-		x.workloads[w.Name] = w
-	}
-	for _, name := range slices.Sorted(maps.Keys(x.workloads)) {
-		x.sorted = append(x.sorted, x.workloads[name])
+	x := &Index{facts: v.Facts, trustDomain: v.TrustDomain, intent: v.Intent, secrets: map[string]*api.Object{}}
+	if like := v.Like; like != nil && sameWorkloads(like.facts, v.Facts) {
+		x.workloads, x.sorted, x.bases = like.workloads, like.sorted, like.bases
+	} else {
+		x.addWorkloads()
 	}
 	for _, o := range slices.SortedFunc(slices.Values(v.Intent), byCreation) {
 		switch o.Kind.Kind {
@@ -73,11 +67,50 @@ func New(v View) *Index {
 			x.gateways = append(x.gateways, o)
 		case "ServiceEntry":
 			x.serviceEntries = append(x.serviceEntries, o)
+		case "WorkloadEntry":
+			x.workloadEntries = append(x.workloadEntries, o)
+		case "Secret":
+			x.secrets[o.Meta.Namespace+"/"+o.Meta.Name] = o
 		case "Sidecar":
 			x.sidecars = append(x.sidecars, o)
 		}
 	}
+	x.selecting, x.groups.byKey = sync.OnceValue(x.selectingLabels), map[string]func() (*Group, error){}
 	return x
+}
+
+// sameWorkloads reports whether two facts share their workloads, which nobody changes.
+func sameWorkloads(a, b mesh.Facts) bool {
+	return len(a.Workloads) == len(b.Workloads) && len(a.Workloads) > 0 && &a.Workloads[0] == &b.Workloads[0]
+}
+
+func (x *Index) addWorkloads() {
+	x.workloads, x.bases = map[string]*mesh.Workload{}, &bases{byNamespace: map[string]*catalog{}}
+	for i := range x.facts.Workloads {
+		w := &x.facts.Workloads[i]
+		x.workloads[w.Name] = w
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.workloads)) {
+		x.sorted = append(x.sorted, x.workloads[name])
+	}
+}
+
+// bases are the catalogs of all workloads, by the namespace of who looks, without ServiceEntries: nothing but facts goes
+// into them, so that all Indexes of the same facts share them. Nobody changes one.
+type bases struct {
+	mu          sync.Mutex
+	byNamespace map[string]*catalog
+}
+
+func (b *bases) catalog(namespace string, workloads []*mesh.Workload) *catalog {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.byNamespace[namespace]
+	if c == nil {
+		c = newCatalog(namespace, workloads)
+		b.byNamespace[namespace] = c
+	}
+	return c
 }
 
 // byCreation orders objects by age. What was created within one second is ordered by name, as Istio does.
@@ -109,21 +142,13 @@ func (x *Index) reachable(w *mesh.Workload) []*mesh.Workload {
 	}
 	var found []*mesh.Workload
 	for _, other := range x.sorted {
-		if other == w || slices.ContainsFunc(other.Addresses, func(a mesh.Address) bool { return networks[a.Network] }) {
+		// One that is stopped is in no network. Its service is still a name, of which its own project's proxies know.
+		stopped := !other.Running && len(other.Addresses) == 0 && len(networks) > 0 && other.Namespace == w.Namespace
+		if other.Name == w.Name || stopped || slices.ContainsFunc(other.Addresses, func(a mesh.Address) bool { return networks[a.Network] }) {
 			found = append(found, other)
 		}
 	}
 	return found
-}
-
-// Selects reports whether labels hold everything that a selector asks for.
-func Selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if got, ok := labels[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
 }
 
 // consulSuffix ends the names of services in Istio 1.0's own Docker mode, whose files still apply.

@@ -4,9 +4,10 @@
 //
 //	GET  /               this list
 //	GET  /server_info    version, mode, workload, uptime; JSON
-//	GET  /config_dump    the snapshot in force; JSON
+//	GET  /config_dump    the snapshot in force, without keys; JSON
 //	GET  /clusters       each cluster's endpoints, with their requests under way; JSON
 //	GET  /certs          the identity, its certificate's life and the state of its renewal, never a key; JSON
+//	GET  /namespace      the interfaces of its network namespace, and where the application listens; JSON
 //	GET  /stats          counters, one "name: value" a line
 //	GET  /ready          as the readiness port's /healthz/ready
 //	GET  /logging        the log level
@@ -56,6 +57,7 @@ type Info struct {
 type Cluster struct {
 	Service   string     `json:"service"`
 	Subset    string     `json:"subset,omitempty"`
+	Port      uint16     `json:"port,omitempty"` // of a policy of its own; 0 for all other ports
 	Endpoints []Endpoint `json:"endpoints"`
 }
 
@@ -79,10 +81,11 @@ func Handler(cfg Config) http.Handler {
 			httpx.Error(w, http.StatusNotFound, errors.New("no snapshot yet: pilot has not sent one"))
 			return
 		}
-		httpx.JSON(w, s)
+		httpx.JSON(w, s.WithoutKeys())
 	})
 	mux.HandleFunc("GET /clusters", func(w http.ResponseWriter, _ *http.Request) { httpx.JSON(w, cfg.Clusters()) })
 	mux.HandleFunc("GET /certs", func(w http.ResponseWriter, _ *http.Request) { httpx.JSON(w, cfg.Certs()) })
+	mux.HandleFunc("GET /namespace", namespace)
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
 		var b bytes.Buffer
 		stats := cfg.Stats()
@@ -109,6 +112,7 @@ const index = `GET  /server_info   version, mode, workload
 GET  /config_dump   the snapshot in force
 GET  /clusters      endpoints with their requests under way
 GET  /certs         identity and certificate
+GET  /namespace     interfaces, and where the application listens
 GET  /stats         counters
 GET  /ready         readiness with reasons
 GET  /logging       log level

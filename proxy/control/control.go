@@ -1,5 +1,5 @@
-// Package control is a proxy's way to the planes: it streams snapshots from pilot and answers for them, keeps the
-// last good one on disk, and pushes telemetry to mixer. Traffic never waits for any of it.
+// Package control is a proxy's way to the planes: it streams each plane's part of the snapshot and answers for it, keeps
+// the last good ones on disk, and pushes telemetry to mixer. Traffic never waits for any of it.
 package control
 
 import (
@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -31,18 +32,33 @@ type Identity interface {
 
 // Config is what a Client needs.
 type Config struct {
-	PilotSocket, MixerSocket string
-	TrustDomain              string
-	Identity                 Identity
-	// StateDir is where the last good snapshot is kept.
+	PilotSocket, CitadelSocket, MixerSocket string
+	TrustDomain                             string
+	Identity                                Identity
+	// StateDir is where the last good parts are kept.
 	StateDir string
-	// Apply puts a snapshot in force, or says why not; then the one before stays in force.
-	Apply func(*snapshot.Snapshot) error
+	// Apply, ApplySecurity and ApplyUsage put the part of pilot, citadel or mixer in force, or say why not; then the one
+	// before stays in force.
+	Apply         func(*snapshot.Snapshot) error
+	ApplySecurity func(*snapshot.Security) error
+	ApplyUsage    func(*snapshot.Usage) error
+	// MissedKeys are the URIs of keys where tokens have named some that are not there, since the last call; nil for none ever.
+	MissedKeys func() []string
 	// Report is everything counted so far, and the number of events in it.
 	Report func() (*report.Report, uint64)
+	// Entries are log entries for mixer.
+	Entries Entries
 	// Build is the proxy's own version.
 	Build string
 	Log   *slog.Logger
+}
+
+// Entries are log entries that wait to be sent.
+type Entries interface {
+	// Next waits for some: lines of JSON, and how many. None come when ctx has ended.
+	Next(ctx context.Context) (lines []byte, entries int)
+	// Lose is told of entries that mixer refuses.
+	Lose(entries int)
 }
 
 // Times of the client.
@@ -56,11 +72,13 @@ const (
 	farewellGrace = time.Second // for the last report of a proxy that ends
 )
 
-// Client talks to pilot and mixer.
+// Client talks to the planes.
 type Client struct {
-	cfg          Config
-	pilot, mixer *http.Client
-	saved        string // version of the snapshot on disk; Run's own after Load
+	cfg   Config
+	parts []*part
+	mixer *http.Client // for reports
+	// citadel is for what it is to look for.
+	citadel *http.Client
 	counters
 }
 
@@ -71,12 +89,26 @@ type counters struct {
 // New checks cfg; Load and Run do the work.
 func New(cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg}
-	var err error
-	if c.pilot, err = plane(cfg, mesh.RolePilot, cfg.PilotSocket); err != nil {
-		return nil, err
-	}
-	if c.mixer, err = plane(cfg, mesh.RoleMixer, cfg.MixerSocket); err != nil {
-		return nil, err
+	for _, p := range []struct {
+		role         mesh.Role
+		socket, file string
+		taker        taker
+	}{
+		{mesh.RolePilot, cfg.PilotSocket, "snapshot.json", &takingChanges{apply: cfg.Apply}},
+		{mesh.RoleCitadel, cfg.CitadelSocket, "security.json", taking[snapshot.Security, *snapshot.Security]{cfg.ApplySecurity}},
+		{mesh.RoleMixer, cfg.MixerSocket, "usage.json", taking[snapshot.Usage, *snapshot.Usage]{cfg.ApplyUsage}},
+	} {
+		client, err := plane(cfg, p.role, p.socket)
+		if err != nil {
+			return nil, err
+		}
+		c.parts = append(c.parts, &part{Client: c, plane: p.role, http: client, file: filepath.Join(cfg.StateDir, p.file), taker: p.taker})
+		switch p.role {
+		case mesh.RoleMixer:
+			c.mixer = client
+		case mesh.RoleCitadel:
+			c.citadel = client
+		}
 	}
 	return c, nil
 }
@@ -108,14 +140,17 @@ func plane(cfg Config, r mesh.Role, socket string) (*http.Client, error) {
 
 // Run works until ctx is done; it never gives up before.
 func (c *Client) Run(ctx context.Context) error {
-	defer c.pilot.CloseIdleConnections()
-	defer c.mixer.CloseIdleConnections()
 	select {
 	case <-c.cfg.Identity.Ready():
 	case <-ctx.Done():
 		return nil
 	}
-	return lifecycle.Run(ctx, c.streamSnapshots, c.pushReports)
+	tasks := []lifecycle.Task{c.pushReports, c.pushEntries, c.tellMissedKeys}
+	for _, p := range c.parts {
+		defer p.http.CloseIdleConnections()
+		tasks = append(tasks, p.follow)
+	}
+	return lifecycle.Run(ctx, tasks...)
 }
 
 // Stats are the client's counters by name.

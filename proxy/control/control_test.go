@@ -47,10 +47,11 @@ type planes struct {
 	queries chan string
 	acks    chan snapshot.Ack
 	reports chan report.Report
+	missed  chan snapshot.MissedKeys
 }
 
 func newPlanes() *planes {
-	return &planes{make(chan string), make(chan string, 10), make(chan snapshot.Ack, 10), make(chan report.Report, 10)}
+	return &planes{make(chan string), make(chan string, 10), make(chan snapshot.Ack, 10), make(chan report.Report, 10), make(chan snapshot.MissedKeys, 10)}
 }
 
 func (p *planes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -82,6 +83,11 @@ func (p *planes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if json.NewDecoder(r.Body).Decode(&rep) == nil {
 			p.reports <- rep
 		}
+	case "POST /v1/missed-keys":
+		var m snapshot.MissedKeys
+		if json.NewDecoder(r.Body).Decode(&m) == nil {
+			p.missed <- m
+		}
 	default:
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `{"error":"no such thing"}`)
@@ -107,6 +113,13 @@ func (r *rig) apply(s *snapshot.Snapshot) error {
 	return nil
 }
 
+func (r *rig) force(part, version string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forced = append(r.forced, part+" "+version)
+	return nil
+}
+
 func (r *rig) count(n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,7 +131,11 @@ func newRig(t *testing.T, ca *proxytest.CA, dir string) *rig {
 	r := &rig{dir: dir}
 	c, err := New(Config{
 		PilotSocket: filepath.Join(dir, "pilot.sock"), MixerSocket: filepath.Join(dir, "mixer.sock"), StateDir: dir,
-		TrustDomain: mesh.DefaultTrustDomain, Identity: ca.Agent("web-1", proxyID), Apply: r.apply, Build: "v9",
+		CitadelSocket: filepath.Join(dir, "citadel.sock"),
+		TrustDomain:   mesh.DefaultTrustDomain, Identity: ca.Agent("web-1", proxyID), Build: "v9",
+		Apply:         r.apply,
+		ApplySecurity: func(s *snapshot.Security) error { return r.force("security", s.Version) },
+		ApplyUsage:    func(u *snapshot.Usage) error { return r.force("usage", u.Version) },
 		Report: func() (*report.Report, uint64) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -164,7 +181,7 @@ func TestSnapshotsAreAppliedAnsweredAndKept(t *testing.T) {
 		t.Fatalf("Load with nothing kept = %v, %v", found, err)
 	}
 	stop := r.start(t)
-	if q := <-p.queries; q != "workload=web-1" {
+	if q := <-p.queries; q != "workload=web-1&have=" {
 		t.Errorf("query %q", q)
 	}
 	for _, step := range []struct{ line, version, err string }{
@@ -202,6 +219,53 @@ func TestSnapshotsAreAppliedAnsweredAndKept(t *testing.T) {
 	}
 }
 
+// TestChanges: pilot's part comes as changes of the last, also of one that was refused, and is kept whole. What is a change
+// of something else makes the client come again, and ask for the whole.
+func TestChanges(t *testing.T) {
+	ca, dir := proxytest.NewCA(t), t.TempDir()
+	p := newPlanes()
+	serve(t, ca, planeID(t, mesh.RolePilot), filepath.Join(dir, "pilot.sock"), p)
+	r := newRig(t, ca, dir)
+	stop := r.start(t)
+	first := &snapshot.Snapshot{TrustDomain: "cluster.local", Services: []snapshot.Service{{Host: "a"}, {Host: "b"}}}
+	if err := first.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := json.Marshal(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q := <-p.queries; q != "workload=web-1&have=" {
+		t.Errorf("query %q", q)
+	}
+	for _, step := range []struct{ line, version, err string }{
+		{string(whole), first.Version, ""},
+		{`{"version":"bad","base":"` + first.Version + `","delta":{"services":{"gone":["a"]}}}`, "bad", "virtual host x: no such service"},
+		{`{"version":"third","base":"bad","delta":{"services":{"set":[{"host":"c"}]}}}`, "third", ""},
+	} {
+		p.stream <- step.line
+		want := snapshot.Ack{Workload: "web-1", Version: step.version, Error: step.err, Build: "v9"}
+		if got := <-p.acks; got != want {
+			t.Errorf("ack %+v, want %+v", got, want)
+		}
+	}
+	p.stream <- `{"version":"fifth","base":"fourth"}`
+	if q := <-p.queries; q != "workload=web-1&have=" {
+		t.Errorf("query %q after what it did not understand, want it to have nothing", q)
+	}
+	kept, err := ReadFile(filepath.Join(dir, "snapshot.json"))
+	if err != nil || len(kept.Services) != 2 || kept.Services[0].Host != "b" || kept.Services[1].Host != "c" || kept.TrustDomain != "cluster.local" {
+		t.Errorf("kept %+v, %v; want the services b and c", kept, err)
+	}
+	p.stream <- string(whole)
+	<-p.acks
+	p.stream <- "end"
+	if q := <-p.queries; q != "workload=web-1&have="+first.Version {
+		t.Errorf("query %q, want it to name what it has", q)
+	}
+	stop()
+}
+
 func TestLoadRefusesWhatIsBroken(t *testing.T) {
 	for name, content := range map[string]string{"half a file": `{"version":"on`, "refused by the table": `{"version":"bad"}`} {
 		r := newRig(t, proxytest.NewCA(t), t.TempDir())
@@ -214,12 +278,44 @@ func TestLoadRefusesWhatIsBroken(t *testing.T) {
 	}
 }
 
+// TestPartsComeFromTheirPlanes: each plane's part goes its own way, to its own file.
+func TestPartsComeFromTheirPlanes(t *testing.T) {
+	ca, dir := proxytest.NewCA(t), t.TempDir()
+	r := newRig(t, ca, dir)
+	stop := r.start(t)
+	for _, part := range []struct {
+		plane        mesh.Role
+		file, forced string
+	}{
+		{mesh.RoleCitadel, "security.json", "security one"},
+		{mesh.RoleMixer, "usage.json", "usage one"},
+	} {
+		p := newPlanes()
+		serve(t, ca, planeID(t, part.plane), filepath.Join(dir, string(part.plane)+".sock"), p)
+		p.stream <- `{"version":"one"}`
+		if got, want := <-p.acks, (snapshot.Ack{Workload: "web-1", Version: "one", Build: "v9"}); got != want {
+			t.Errorf("%s: ack %+v, want %+v", part.plane, got, want)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, part.file)); err != nil || string(got) != `{"version":"one"}` {
+			t.Errorf("%s is %q, %v", part.file, got, err)
+		}
+		if r.forced[len(r.forced)-1] != part.forced {
+			t.Errorf("in force are %q, want %s last", r.forced, part.forced)
+		}
+	}
+	stop()
+	next := newRig(t, ca, dir)
+	if found, err := next.Load(); !found || err != nil || strings.Join(next.forced, ", ") != "security one, usage one" {
+		t.Errorf("Load = %v, %v, in force are %q", found, err, next.forced)
+	}
+}
+
 // TestOnlyPilotIsPilot: whoever else of the mesh sits at the socket is not listened to.
 func TestOnlyPilotIsPilot(t *testing.T) {
 	ca, dir, p := proxytest.NewCA(t), t.TempDir(), newPlanes()
 	serve(t, ca, planeID(t, mesh.RoleMixer), filepath.Join(dir, "pilot.sock"), p)
 	r := newRig(t, ca, dir)
-	_, err := r.stream(t.Context(), &peerState{log: r.cfg.Log})
+	_, err := r.parts[0].stream(t.Context(), &peerState{log: r.cfg.Log})
 	if err == nil || !strings.Contains(err.Error(), "sa/mixer, want") {
 		t.Errorf("stream = %v, want an error that names both identities", err)
 	}
@@ -238,6 +334,30 @@ func TestReportsAreSentWhenSomethingChanged(t *testing.T) {
 	stop() // the last report goes out at the end, or went before
 	if got := <-p.reports; got.Sequence != 4 || len(p.reports) != 0 {
 		t.Errorf("report %+v, and %d more; want the fourth alone", got, len(p.reports))
+	}
+}
+
+func TestMissedKeysAreTold(t *testing.T) {
+	ca, dir, p := proxytest.NewCA(t), t.TempDir(), newPlanes()
+	serve(t, ca, planeID(t, mesh.RoleCitadel), filepath.Join(dir, "citadel.sock"), p)
+	r := newRig(t, ca, dir)
+	missing := make(chan []string, 1)
+	missing <- []string{"https://issuer.example/keys"}
+	r.cfg.MissedKeys = func() []string {
+		select {
+		case uris := <-missing:
+			return uris
+		default:
+			return nil
+		}
+	}
+	stop := r.start(t)
+	if got := <-p.missed; len(got.URIs) != 1 || got.URIs[0] != "https://issuer.example/keys" {
+		t.Errorf("citadel is told of %v", got.URIs)
+	}
+	stop()
+	if n := len(p.missed); n != 0 {
+		t.Errorf("citadel is told %d times more", n)
 	}
 }
 

@@ -45,10 +45,13 @@ const (
 	FlagFaultInjected         Flag = "FI"
 	FlagRetryLimit            Flag = "URX"
 	FlagDownstreamReset       Flag = "DR"
+	FlagRateLimited           Flag = "RL"
+	FlagRateLimitError        Flag = "RLSE"
+	FlagUnauthorized          Flag = "UAEX" // by a check, as of Mixer or of an external authorizer
 )
 
 // flagOrder is the order in which Envoy writes several flags.
-const flagOrder = "UH UT UR UF UC UO NR DI FI DC URX SI DPE UPE NC DR"
+const flagOrder = "UH UT UR UF UC UO NR DI FI RL UAEX RLSE DC URX SI DPE UPE NC DR"
 
 // With is f and more as one, in Envoy's order and separated by commas.
 func (f Flag) With(more Flag) Flag {
@@ -67,11 +70,25 @@ type Connection struct {
 	OriginalDst netip.AddrPort
 	Remote      netip.AddrPort
 	Local       netip.AddrPort
+	// Client is who a PROXY header says has made the connection to Remote; invalid without. It is Remote's word.
+	Client netip.AddrPort
 	// Peer is the client's SPIFFE ID, verified by mutual TLS; empty for plain text.
 	Peer string
 	// ServerName is the TLS SNI, if any.
 	ServerName string
+	// TLSServer is the name of the gateway's server that has ended the client's TLS; empty for none.
+	TLSServer string
+	// ClientCert is what X-Forwarded-Client-Cert says of the certificate that the client has shown to that; nil for none.
+	ClientCert []byte
 	Start      time.Time
+}
+
+// Downstream is who wants something: the one that a PROXY header names, else Remote.
+func (c *Connection) Downstream() netip.AddrPort {
+	if c.Client.IsValid() {
+		return c.Client
+	}
+	return c.Remote
 }
 
 // Upstream is where an exchange or a session was sent.
@@ -107,12 +124,20 @@ type Exchange struct {
 	Protocol                            string // HTTP/1.1
 	UserAgent, RequestID, XForwardedFor []byte
 	GRPC                                bool
+	// Auth is of the request's token; nil where it has none.
+	Auth *Auth
+	// DryRun is how the policies of a dry run would have decided, where that is another way: "allowed", or the details of
+	// their refusal. Audit is the rule of an AUDIT policy that matches.
+	DryRun, Audit string
 
 	Route string // name of the route
 	// Status is the response's code, or 0 where the client left before there was one.
 	Status  int
 	Flag    Flag
 	Details string // response code details, such as via_upstream or route_not_found
+	// CheckCode and CheckMessage are what Mixer's checks have refused the request with: a code of google.rpc, 0 for none.
+	CheckCode    int32
+	CheckMessage string
 	// Body bytes, without heads and framing.
 	BytesReceived, BytesSent int64
 	// GRPCStatus is -1 where there is none.

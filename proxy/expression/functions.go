@@ -17,7 +17,7 @@ import (
 
 // arity is how many arguments each function has, the target of a method included.
 var arity = map[string]int{
-	"==": 2, "!=": 2, "<": 2, "<=": 2, ">": 2, ">=": 2, "|": 2, "||": 2, "&&": 2, "[]": 2, "+": 2, "conditional": 3,
+	"==": 2, "!=": 2, "<": 2, "<=": 2, ">": 2, ">=": 2, "|": 2, "||": 2, "&&": 2, "[]": 2, "+": 2, "conditional": 3, "conditionalString": 3,
 	"ip": 1, "timestamp": 1, "dnsName": 1, "email": 1, "uri": 1, "toLower": 1, "reverse": 1, "size": 1,
 	"match": 2, "matches": 2, "startsWith": 2, "endsWith": 2, "emptyStringMap": 0,
 }

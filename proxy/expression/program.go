@@ -105,18 +105,27 @@ func (n *junction) eval(a Attributes, _ bool) (Value, bool, error) {
 	return n.second.eval(a, false)
 }
 
-// choice is conditional(c, a, b).
-type choice struct{ condition, yes, no node }
+// choice is conditional(c, a, b); conditionalString wants both to be there, as it is a function and no operator.
+type choice struct {
+	condition, yes, no node
+	both               bool
+}
 
 func (n *choice) eval(a Attributes, _ bool) (Value, bool, error) {
 	c, ok, err := n.condition.eval(a, false)
-	switch {
-	case !ok:
-		return c, false, err
-	case c.Int != 0:
-		return n.yes.eval(a, false)
+	chosen, other := n.no, n.yes
+	if c.Int != 0 {
+		chosen, other = n.yes, n.no
 	}
-	return n.no.eval(a, false)
+	if !ok {
+		return c, false, err
+	}
+	if n.both {
+		if v, ok, err := other.eval(a, false); !ok {
+			return v, false, err
+		}
+	}
+	return chosen.eval(a, false)
 }
 
 // unary and binary are the functions of one and of two values, which must be there. Values go by value: a pointer would
@@ -181,7 +190,9 @@ func compile(e *snapshot.Expression) (node, error) {
 	case "&&":
 		return &junction{0, args[0], args[1]}, nil
 	case "conditional":
-		return &choice{args[0], args[1], args[2]}, nil
+		return &choice{args[0], args[1], args[2], false}, nil
+	case "conditionalString":
+		return &choice{args[0], args[1], args[2], true}, nil
 	case "emptyStringMap":
 		return &constant{Value{Type: snapshot.StringMap, Map: emptyMap{}}}, nil
 	case "matches":

@@ -60,20 +60,29 @@ func Parse(t snapshot.ValueType, s string) (Value, error) {
 // Text writes what Parse reads.
 func (v *Value) Text() string {
 	switch v.Type {
-	case snapshot.Int64:
-		return strconv.FormatInt(v.Int, 10)
-	case snapshot.Double:
-		return strconv.FormatFloat(v.Float, 'g', -1, 64)
-	case snapshot.Bool:
-		return strconv.FormatBool(v.Int != 0)
-	case snapshot.DurationType:
-		return time.Duration(v.Int).String()
-	case snapshot.Timestamp:
-		return v.Time.Format(time.RFC3339Nano)
-	case snapshot.IPAddress:
-		return v.IP.String()
-	default:
+	case snapshot.String, snapshot.DNSName, snapshot.EmailAddress, snapshot.URI:
 		return v.Str
+	}
+	return string(v.AppendText(nil))
+}
+
+// AppendText appends Text to b.
+func (v *Value) AppendText(b []byte) []byte {
+	switch v.Type {
+	case snapshot.Int64:
+		return strconv.AppendInt(b, v.Int, 10)
+	case snapshot.Double:
+		return strconv.AppendFloat(b, v.Float, 'g', -1, 64)
+	case snapshot.Bool:
+		return strconv.AppendBool(b, v.Int != 0)
+	case snapshot.DurationType:
+		return append(b, time.Duration(v.Int).String()...)
+	case snapshot.Timestamp:
+		return v.Time.AppendFormat(b, time.RFC3339Nano)
+	case snapshot.IPAddress:
+		return v.IP.AppendTo(b)
+	default:
+		return append(b, v.Str...)
 	}
 }
 

@@ -31,6 +31,7 @@ type Cause uint8
 const (
 	NotUpstream    Cause = iota // the answer has nothing to do with an upstream
 	ConnectFailure              // the request was not sent
+	NoEndpoint                  // there was none to send it to
 	Refused                     // the upstream has not read it, and said so: REFUSED_STREAM of HTTP/2
 	Reset                       // the connection ended after the request was sent
 	PerTryTimeout               // the response did not begin in time

@@ -65,7 +65,7 @@ func (f *cors) Serve(x *Exchange) {
 	default:
 		f.next.Serve(x)
 		if allowed {
-			x.Response.Header = without(f.response.apply(x.Response.Header), "access-control-allow-origin")
+			x.Response.Header = Without(f.response.apply(x.Response.Header), "access-control-allow-origin")
 			x.Response.Header = append(x.Response.Header, allowOrigin(origin))
 		}
 	}

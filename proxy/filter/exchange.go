@@ -24,6 +24,8 @@ type Request struct {
 	Port uint16
 	// Source is the client's address.
 	Source netip.Addr
+	// Auth is what the request's verified token says; nil without one.
+	Auth *exchange.Auth
 	// Prefix is what the route's match has matched as a prefix of the path; empty if it was another match.
 	Prefix string
 }
@@ -65,12 +67,42 @@ type Exchange struct {
 	// Mirrors are copies to be sent.
 	Mirrors []*Mirror
 
+	// Later are changes of the response's header, upstream's or local, that were decided before there was one.
+	Later []Change
+	// Text is room for the values of fields that are made for this exchange.
+	Text []byte
+
 	local http1.Header // the fields of local answers, used again
+}
+
+// Change is one change of a header: the fields of the name go, unless Add is set, and Field comes if it has a value.
+type Change struct {
+	Lower string // the name in lower case
+	Add   bool
+	Field http1.Field
+}
+
+// Apply changes h in place, and beyond its length.
+func (c *Change) Apply(h http1.Header) http1.Header {
+	if !c.Add {
+		h = Without(h, c.Lower)
+	}
+	if c.Field.Value != nil {
+		h = append(h, c.Field)
+	}
+	return h
+}
+
+// Amend does what was to be done later.
+func (x *Exchange) Amend() {
+	for i := range x.Later {
+		x.Response.Header = x.Later[i].Apply(x.Response.Header)
+	}
 }
 
 // Reset readies x for the next exchange, of which nothing is known yet but the record and the Router.
 func (x *Exchange) Reset(record *exchange.Exchange, r Router) {
-	*x = Exchange{Record: record, Router: r, Mirrors: x.Mirrors[:0], local: x.local[:0]}
+	*x = Exchange{Record: record, Router: r, Mirrors: x.Mirrors[:0], Later: x.Later[:0], Text: x.Text[:0], local: x.local[:0]}
 }
 
 // Answer makes the response a local one.
@@ -87,6 +119,9 @@ type Router interface {
 	// Again throws the response away and readies the exchange for another Try. It reports false where that can't be,
 	// and the response stands.
 	Again(x *Exchange) bool
+	// Awaits reports whether a request that has reached no endpoint is worth another Try, because its destination has only
+	// just gone and may be about to come back, and readies for that what Again does not.
+	Awaits(x *Exchange) bool
 	// Wait passes the time d. It reports false, with an answer in x.Response, where the client leaves meanwhile or
 	// x.Timeout is over.
 	Wait(x *Exchange, d time.Duration) bool
@@ -95,6 +130,12 @@ type Router interface {
 // Handler serves an exchange: when it returns, x.Response is there.
 type Handler interface {
 	Serve(x *Exchange)
+}
+
+// Check looks at a request that has come to its application's proxy, or to a gateway's, before anything is decided about
+// it, and may change its head. An answer refuses the request, nil lets it pass.
+type Check interface {
+	Check(x *Exchange) *Answer
 }
 
 // router is the last handler.

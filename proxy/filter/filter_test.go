@@ -17,6 +17,8 @@ type script struct {
 	log   []string
 	fixed bool // a try can't be repeated
 	gone  bool // the client leaves while it waits
+	// awaits is how often the destination is expected to come back.
+	awaits int
 }
 
 func (s *script) Try(x *Exchange) {
@@ -28,6 +30,11 @@ func (s *script) Try(x *Exchange) {
 	if x.Response.Local != nil {
 		x.Answer(x.Response.Local)
 	}
+}
+
+func (s *script) Awaits(*Exchange) bool {
+	s.awaits--
+	return s.awaits >= 0
 }
 
 func (s *script) Again(x *Exchange) bool {
@@ -129,6 +136,31 @@ func TestRetry(t *testing.T) {
 			x := serve(t, snapshot.RouteRules{Retries: tt.retries}, s)
 			got := strings.Count(strings.Join(s.log, "\n"), "try")
 			if got != tt.want || x.Response.Status != tt.status || (x.Record.Flag == exchange.FlagRetryLimit) != tt.limit {
+				t.Errorf("%d tries, status %d, flag %q, want %d, %d, limit %v", got, x.Response.Status, x.Record.Flag, tt.want, tt.status, tt.limit)
+			}
+		})
+	}
+	for _, tt := range []struct {
+		name    string
+		retries *snapshot.Retries
+		tries   []Response
+		awaits  int
+		want    int // tries
+		status  int
+		limit   bool
+	}{
+		{"that comes back", nil, []Response{local(ConnectFailure), local(ConnectFailure), local(NoEndpoint), local(ConnectFailure), ok()}, 9, 5, 200, false},
+		{"that had no endpoint", nil, []Response{local(NoEndpoint), ok()}, 1, 2, 200, false},
+		{"that has no endpoint", nil, []Response{local(NoEndpoint)}, 0, 1, 503, false},
+		{"in vain", nil, []Response{local(ConnectFailure)}, 2, 5, 503, true},
+		{"that has seen the request", nil, []Response{local(Reset)}, 9, 1, 503, false},
+		{"without retries", on(0), []Response{local(ConnectFailure)}, 9, 1, 503, false},
+		{"with retries for another reason", on(2, "retriable-4xx"), []Response{local(NoEndpoint)}, 9, 1, 503, false},
+	} {
+		t.Run("a destination "+tt.name, func(t *testing.T) {
+			s := &script{tries: tt.tries, awaits: tt.awaits}
+			x := serve(t, snapshot.RouteRules{Retries: tt.retries}, s)
+			if got := strings.Count(strings.Join(s.log, "\n"), "try"); got != tt.want || x.Response.Status != tt.status || (x.Record.Flag == exchange.FlagRetryLimit) != tt.limit {
 				t.Errorf("%d tries, status %d, flag %q, want %d, %d, limit %v", got, x.Response.Status, x.Record.Flag, tt.want, tt.status, tt.limit)
 			}
 		})

@@ -1,6 +1,10 @@
 package filter
 
-import "strconv"
+import (
+	"strconv"
+
+	"github.com/composure-mesh/composure/proxy/http1"
+)
 
 // GRPCOf is the gRPC status that stands for an HTTP status
 // (https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md).
@@ -39,4 +43,12 @@ func StatusOfGRPC(value []byte) int {
 		return status
 	}
 	return 500
+}
+
+// IsGRPC reports whether a Content-Type is gRPC's, with or without what says how messages are written
+// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md). gRPC-Web is another protocol.
+func IsGRPC(v []byte) bool {
+	const want = "application/grpc"
+	return len(v) >= len(want) && http1.EqualFold(v[:len(want)], want) &&
+		(len(v) == len(want) || v[len(want)] == '+' || v[len(want)] == ';')
 }

@@ -48,16 +48,45 @@ func isAuthority(name string) bool {
 // apply changes h in place, and beyond its length.
 func (o *operations) apply(h http1.Header) http1.Header {
 	for _, name := range o.remove {
-		h = without(h, name)
+		h = Without(h, name)
 	}
 	for i := range o.set {
-		h = append(without(h, o.set[i].name), o.set[i].field)
+		h = append(Without(h, o.set[i].name), o.set[i].field)
 	}
 	return append(h, o.add...)
 }
 
-func without(h http1.Header, lower string) http1.Header {
+// Without is h without the fields of a name in small letters. It changes h in place.
+func Without(h http1.Header, lower string) http1.Header {
 	return slices.DeleteFunc(h, func(f http1.Field) bool { return http1.EqualFold(f.Name, lower) })
+}
+
+// WithoutTwins is Without for fields that a server takes as somebody's word: it takes away those, too, which a server takes
+// for the same since it folds what is no letter and no digit, as CGI's names of variables do.
+func WithoutTwins(h http1.Header, lower string) http1.Header {
+	return slices.DeleteFunc(h, func(f http1.Field) bool { return twins(f.Name, lower) })
+}
+
+func twins(name []byte, lower string) bool {
+	if len(name) != len(lower) {
+		return false
+	}
+	for i, c := range name {
+		if fold(c) != fold(lower[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func fold(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c | 0x20
+	case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		return c
+	}
+	return '-'
 }
 
 type requestHeaders struct {

@@ -63,6 +63,8 @@ const (
 	defaultBackoff  = 25 * time.Millisecond
 	// backoffCap is how many times the base a wait may be.
 	backoffCap = 10
+	// awaitPause is between two tries to reach a destination that is about to come back.
+	awaitPause = 100 * time.Millisecond
 )
 
 var defaultConditions = []string{"connect-failure", "refused-stream", "unavailable", "cancelled"} //nolint:gochecknoglobals // a constant
@@ -98,19 +100,35 @@ func (b *builder) retries(s *snapshot.Retries, destination *snapshot.Destination
 func (r *retry) Serve(x *Exchange) {
 	x.PerTry, x.SameHost = r.perTry, r.sameHost
 	x.Replay = r.attempts > 0 && (r.on&^(onConnectFailure|onRefusedStream|onGRPCStatus(1)|onGRPCStatus(14)) != 0 || len(r.statuses) > 0)
-	for n := uint32(0); ; n++ {
+	for n := uint32(0); ; {
 		r.next.Serve(x)
-		if r.attempts == 0 || !r.retriable(x) {
+		if r.attempts == 0 {
 			return
 		}
-		if n == r.attempts {
+		var pause time.Duration
+		switch retriable := r.retriable(x); {
+		case retriable && n < r.attempts:
+			pause = r.backoff(n)
+			n++
+		case r.unreached(x) && x.Router.Awaits(x):
+			pause = awaitPause
+		case retriable:
 			x.Record.Flag = x.Record.Flag.With(exchange.FlagRetryLimit)
 			return
+		default:
+			return
 		}
-		if !x.Router.Again(x) || !x.Router.Wait(x, r.backoff(n)) {
+		if !x.Router.Again(x) || !x.Router.Wait(x, pause) {
 			return
 		}
 	}
+}
+
+// unreached reports whether no endpoint knows of the request, where the route lets such a one be sent again. It waits for a
+// destination that has only just gone: to be replaced or restarted takes an application longer than a few tries.
+func (r *retry) unreached(x *Exchange) bool {
+	a := x.Response.Local
+	return a != nil && (a.Cause == ConnectFailure || a.Cause == NoEndpoint) && r.on&onConnectFailure != 0
 }
 
 // backoff is a wait before the retry n, counted from 0: random up to a bound that doubles, so that clients whose tries

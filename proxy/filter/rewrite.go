@@ -65,7 +65,7 @@ func expandable(re2 string) string {
 func (f *rewrite) Serve(x *Exchange) {
 	q := &x.Request
 	if path := f.path(q); path != nil && !bytes.Equal(path, q.Path) {
-		q.Header = append(without(q.Header, "x-envoy-original-path"), http1.Field{
+		q.Header = append(Without(q.Header, "x-envoy-original-path"), http1.Field{
 			Name: []byte("X-Envoy-Original-Path"), Value: q.Path, Kind: http1.EnvoyInternal, Own: true,
 		})
 		q.Path = path

@@ -72,6 +72,10 @@ func (a *attempt) run() outcome {
 	if a.retrying {
 		a.d.cluster.EndRetry()
 	}
+	x.Amend()
+	if s.rules.KeepsResponse() {
+		x.Response.Header = x.Response.Header.Clone()
+	}
 	s.req.Header = x.Request.Header // it may have grown; the next request uses the room
 	if x.Response.Local != nil {
 		return a.fail(x.Response.Local)
@@ -80,7 +84,11 @@ func (a *attempt) run() outcome {
 	if s.resp.WebSocket {
 		return a.upgraded()
 	}
-	return a.finish(a.relay())
+	f, begun := a.relay()
+	if f != nil && !begun {
+		return a.replace(f)
+	}
+	return a.finish(f)
 }
 
 // Try sends the request and waits for the response's head.
@@ -90,6 +98,9 @@ func (a *attempt) Try(x *filter.Exchange) {
 	if f != nil {
 		x.Answer(f)
 		return
+	}
+	if a.d.cluster != nil {
+		a.d.cluster.Reached()
 	}
 	a.s.limits.try.Store(0)
 	x.Response = filter.Response{Status: a.s.resp.Status, Header: a.withCookie(a.s.resp.Header)}
@@ -149,6 +160,9 @@ func (a *attempt) prepare() *filter.Answer {
 	self := ""
 	if w := a.t.Self(); w != nil {
 		self = w.Identity
+	}
+	if s.origin.http2 && !a.d.http2 && s.req.Framing == http1.Length && announcesTrailer(s.f.Request.Header) {
+		s.req.Framing = http1.Chunked // HTTP/1 has no other place for them
 	}
 	s.requestHead(self)
 	if a.d.http2 {
@@ -226,6 +240,29 @@ func (a *attempt) Again(x *filter.Exchange) bool {
 	return true
 }
 
+// Awaits turns to the endpoints that the destination has by now, where it is expected to come back in time.
+func (a *attempt) Awaits(x *filter.Exchange) bool {
+	s, c := a.s, a.d.cluster
+	if c == nil || c.Service == nil || !c.Awaits(s.e.cfg.Timeouts.Comeback) {
+		return false
+	}
+	if s.in.Done() {
+		s.requestComplete(time.Now())
+	}
+	if t := s.limits.total.Load(); t != 0 && time.Until(time.Unix(0, t)) < time.Second {
+		return false // there is a better answer than that the time is over
+	}
+	now := s.e.cfg.Table().ClusterAt(c.Service.Host, c.Subset, a.d.asked)
+	if now == nil || !now.Continues(c) {
+		return false
+	}
+	if now != c {
+		a.d.cluster, a.fails = now, 0
+	}
+	a.d.fault = nil
+	return true
+}
+
 // sent reports whether something of the body has left through the pump, at this try or before.
 func (a *attempt) sent() bool { return a.s.pump.running || !a.sentAt.IsZero() }
 
@@ -279,18 +316,26 @@ func (a *attempt) Wait(x *filter.Exchange, d time.Duration) bool {
 	return true
 }
 
-// bodyAtHand appends what has already come of the body, so that a small request leaves in one write, and a broken one
-// not at all.
+// bodyAtHand appends what has already come of the body, so that a small request leaves in one write and without a pump, and
+// a broken one not at all.
 func (a *attempt) bodyAtHand() *filter.Answer {
 	s := a.s
-	for !s.in.Done() && s.in.Ready() && cap(a.out)-len(a.out) >= 1<<10 {
+	if s.in.Done() {
+		return nil
+	}
+	prompt := s.client.prompt(true)
+	defer s.client.prompt(false)
+	for !s.in.Done() && (prompt || s.in.Ready()) && cap(a.out)-len(a.out) >= 1<<10 {
 		out, n, err := appendBody(a.out, s.in, a.framed())
 		a.out = out
 		s.x.BytesReceived += int64(n)
-		if err == nil || isEOF(err) || errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
+		switch {
+		case err == nil || isEOF(err):
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		default:
+			return s.blame(err)
 		}
-		return s.blame(err)
 	}
 	return nil
 }
@@ -405,11 +450,14 @@ func (a *attempt) dial(anew bool) (link, error) {
 	tr, port := s.e.cfg.Transport, a.d.port
 	if !anew && !a.d.http2 {
 		if c := a.endpoint.Idle(tr, port); c != nil {
-			a.one = link1{c, string(s.req.Method) == "HEAD"}
+			a.one = link1{Conn: c, toHead: string(s.req.Method) == "HEAD"}
 			return &a.one, nil
 		}
 	}
 	ctx := s.ctx
+	if to := a.endpoint.Target(port); to.NamesClients() {
+		ctx = upstream.For(ctx, s.c.Downstream(), s.c.OriginalDst)
+	}
 	if t := s.limits.total.Load(); t != 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, time.Unix(0, t))
@@ -427,7 +475,7 @@ func (a *attempt) dial(anew bool) (link, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.one = link1{c, string(s.req.Method) == "HEAD"}
+	a.one = link1{Conn: c, toHead: string(s.req.Method) == "HEAD"}
 	return &a.one, nil
 }
 
@@ -438,6 +486,8 @@ func (a *attempt) choose() *upstream.Endpoint {
 		return a.balance(a.d.cluster)
 	case a.d.endpoint != nil:
 		return a.d.endpoint
+	case a.d.tls != nil:
+		return s.e.cfg.Transport.Originate(a.d.address, a.d.tls, a.d.serverName)
 	}
 	if s.plain == nil {
 		s.plain = s.e.cfg.Transport.Plain(a.d.address)

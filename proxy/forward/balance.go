@@ -113,7 +113,7 @@ func (a *attempt) report(f *filter.Answer) {
 		a.endpoint.Report(status)
 	case f == nil:
 		a.endpoint.Report(a.s.resp.Status)
-	case f.Cause != filter.NotUpstream || f == &requestTimeout:
+	case f.Cause != filter.NotUpstream && f.Cause != filter.NoEndpoint || f == &requestTimeout:
 		a.endpoint.Report(0)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	meshfacts "github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/forward"
@@ -313,6 +314,46 @@ func TestClosedWhileIdle(t *testing.T) {
 	}
 }
 
+// TestCrowdKeepsItsConnections has a thousand clients ask at once, again and again: the upstream sees as many connections.
+func TestCrowdKeepsItsConnections(t *testing.T) {
+	const clients, rounds = 1000, 3
+	came, answer := make(chan struct{}, clients), make(chan struct{})
+	o := scripted(t, func(_ int, c *rawConn) {
+		for {
+			if _, _, err := c.request(); err != nil {
+				return
+			}
+			came <- struct{}{}
+			<-answer
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	to := func(context.Context, netip.AddrPort) (net.Conn, error) { return net.Dial("tcp", o.addr) }
+	p := start(t, options{snapshot: mesh(), dial: to, direction: exchange.Outbound, dst: "10.0.0.1:9080"})
+	crowd := make([]*rawConn, clients)
+	for i := range crowd {
+		crowd[i] = p.raw()
+	}
+	for range rounds {
+		for _, c := range crowd {
+			c.send("GET / HTTP/1.1\r\nHost: a\r\nOne: endpoint\r\n\r\n")
+		}
+		for range crowd {
+			<-came
+		}
+		for range crowd {
+			answer <- struct{}{}
+		}
+		for _, c := range crowd {
+			c.response(http.MethodGet)
+			p.record() // written once the upstream's connection is idle
+		}
+	}
+	if n := o.connections(); n != clients {
+		t.Errorf("%d connections to the upstream for %d clients", n, clients)
+	}
+}
+
 func TestContinue(t *testing.T) {
 	o := scripted(t, func(_ int, c *rawConn) {
 		req, err := http.ReadRequest(c.r)
@@ -350,8 +391,8 @@ func TestEarlyAnswer(t *testing.T) {
 	c := p.raw()
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nbegin")
 	resp, body := c.response("POST")
-	if resp.StatusCode != http.StatusRequestEntityTooLarge || body != "no" {
-		t.Errorf("got %d %q", resp.StatusCode, body)
+	if resp.StatusCode != http.StatusRequestEntityTooLarge || body != "no" || !resp.Close {
+		t.Errorf("got %d %q, close %v", resp.StatusCode, body, resp.Close)
 	}
 	c.expectClosed()
 	if r := p.record(); r.Status != 413 || r.Received != 5 {
@@ -429,13 +470,20 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-// TestCutResponse cuts responses short: the client must not take them for complete.
+// TestCutResponse cuts responses short: the client must not take them for complete. Where it has got nothing of one yet, it
+// gets an answer that says so.
 func TestCutResponse(t *testing.T) {
-	for _, tt := range []struct{ name, request, response string }{
-		{"length", get, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"},
-		{"chunks", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
-		{"bad chunk", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"},
-		{"chunks to HTTP/1.0", "GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
+	for _, tt := range []struct {
+		name, request, response string
+		status                  int
+	}{
+		{"length", get, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", 200},
+		{"chunks", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", 200},
+		{"bad chunk", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", 502},
+		{"begun", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n" + strings.Repeat("x", 0x5000) + "\r\nzz\r\n", 200},
+		{"half a chunk's size", get, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5", 503},
+		{"chunks to HTTP/1.0", "GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", 200},
+		{"bad chunk to HTTP/1.0", "GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 502},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := scripted(t, func(_ int, c *rawConn) {
@@ -448,13 +496,14 @@ func TestCutResponse(t *testing.T) {
 			c.send(tt.request)
 			req, _ := http.NewRequest(http.MethodGet, "http://x/", nil)
 			resp, err := http.ReadResponse(c.r, req)
-			if err == nil {
-				_, err = io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if err == nil {
-				t.Error("client took the response for complete")
+			body, err := io.ReadAll(resp.Body)
+			if resp.StatusCode != tt.status || (err == nil) != (tt.status >= 500) {
+				t.Errorf("the client got %d, %q, %v", resp.StatusCode, body, err)
 			}
-			if r := p.record(); r.Status != 200 || r.Flag == "" {
+			if r := p.record(); r.Status != tt.status || r.Flag == "" || tt.status >= 500 && r.Sent != int64(len(body)) {
 				t.Errorf("recorded %+v", r)
 			}
 		})
@@ -761,5 +810,116 @@ func TestAnotherEndpoint(t *testing.T) {
 	}
 	if len(away.dialed) != 3 || away.dialed[0] == away.dialed[1] {
 		t.Errorf("dialled %v, want three, the second another than the first", away.dialed)
+	}
+}
+
+func (n *network) set(to, addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.at[to] = addr
+}
+
+func (n *network) dials() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.dialed)
+}
+
+// TestComeback has a destination go away: requests wait for it for a while, if there was one before.
+func TestComeback(t *testing.T) {
+	const b = "10.0.0.3:9080"
+	app := served(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close") // or requests go on by that connection
+		_, _ = io.Copy(w, r.Body)
+	})
+	build := func(p *proxy, s *snapshot.Snapshot) {
+		tab, err := table.Build(s, p.table.Load())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.table.Store(tab)
+	}
+	with := func(endpoints ...string) *snapshot.Snapshot {
+		s := mesh()
+		s.Services[1].Endpoints = endpoints
+		s.Services[1].Ports = []snapshot.Port{{Number: 9080, Protocol: meshfacts.ProtocolHTTP}} // whatever the client speaks
+		return s
+	}
+	for _, http2 := range []bool{false, true} {
+		begin := func(t *testing.T, comeback time.Duration) (*proxy, *network, func() string) {
+			t.Helper()
+			n := &network{at: map[string]string{b: app}}
+			p := start(t, options{direction: exchange.Outbound, dst: b, snapshot: with("b"), dial: n.dial, http2: http2, timeouts: forward.Timeouts{Comeback: comeback}})
+			c := p.client()
+			if http2 {
+				c = p.client2()
+			}
+			return p, n, func() string {
+				req, err := http.NewRequest(http.MethodPost, "http://b/only", strings.NewReader("pay"))
+				if err != nil {
+					t.Error(err)
+				}
+				resp, err := c.Do(req)
+				if err != nil {
+					return err.Error()
+				}
+				defer resp.Body.Close()
+				body, err := io.ReadAll(resp.Body)
+				return fmt.Sprint(resp.StatusCode, " ", string(body), " ", err, " ", p.record().Flag)
+			}
+		}
+		const passed = "200 pay <nil> "
+		name := fmt.Sprint("HTTP/2 ", http2, ", ")
+		t.Run(name+"refused and back", func(t *testing.T) {
+			_, n, call := begin(t, time.Hour)
+			if got := call(); got != passed {
+				t.Fatal(got)
+			}
+			n.set(b, "")
+			before, done := n.dials(), make(chan string, 1)
+			go func() { done <- call() }()
+			for n.dials() < before+5 { // more than the retries
+				time.Sleep(time.Millisecond)
+			}
+			n.set(b, app)
+			if got := <-done; got != passed {
+				t.Error(got)
+			}
+		})
+		t.Run(name+"no endpoint and back", func(t *testing.T) {
+			p, _, call := begin(t, time.Hour)
+			if got := call(); got != passed {
+				t.Fatal(got)
+			}
+			build(p, with())
+			done := make(chan string, 1)
+			go func() { done <- call() }()
+			time.Sleep(50 * time.Millisecond) // for the request to be on its way; if it is late, nothing is different
+			build(p, with("b"))
+			if got := <-done; got != passed {
+				t.Error(got)
+			}
+		})
+		t.Run(name+"gone for longer", func(t *testing.T) {
+			_, n, call := begin(t, time.Nanosecond)
+			if got := call(); got != passed {
+				t.Fatal(got)
+			}
+			n.set(b, "")
+			if got := call(); !strings.HasPrefix(got, "503 ") || !strings.HasSuffix(got, " UF,URX") {
+				t.Error(got)
+			}
+		})
+		t.Run(name+"never there", func(t *testing.T) {
+			p, n, call := begin(t, time.Hour)
+			n.set(b, "")
+			if got := call(); !strings.HasPrefix(got, "503 ") || n.dials() != 3 {
+				t.Error(got, n.dials())
+			}
+			build(p, with())
+			if got := call(); got != "503 no healthy upstream <nil> UH" {
+				t.Error(got)
+			}
+		})
 	}
 }

@@ -3,12 +3,14 @@ package forward_test
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -30,8 +32,14 @@ const benchRequest = "GET /productpage?u=normal HTTP/1.1\r\nHost: a\r\nUser-Agen
 const benchResponse = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Tue, 24 Nov 2026 20:00:00 GMT\r\nContent-Length: 64\r\n\r\n" +
 	"0123456789012345678901234567890123456789012345678901234567890123"
 
-// exchanges returns a function that carries one exchange through an engine over loopback, routed through a table.
-func exchanges(tb testing.TB) func() {
+// uploadOf is a request with a body of n bytes.
+func uploadOf(n int) string {
+	return fmt.Sprintf("POST /upload HTTP/1.1\r\nHost: a\r\nX-Request-Id: 0123456789\r\nX-Forwarded-Proto: http\r\nContent-Length: %d\r\n\r\n", n) + strings.Repeat("x", n)
+}
+
+// exchanges returns a function that carries one exchange through an engine over loopback, routed through a table. The
+// request leaves as it comes.
+func exchanges(tb testing.TB, message string) func() {
 	tb.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -44,9 +52,9 @@ func exchanges(tb testing.TB) func() {
 				return
 			}
 			go func() {
-				buf, response := make([]byte, 4096), []byte(benchResponse)
+				buf, response := make([]byte, len(message)), []byte(benchResponse)
 				for {
-					if _, err := c.Read(buf); err != nil {
+					if _, err := io.ReadFull(c, buf); err != nil {
 						return
 					}
 					if _, err := c.Write(response); err != nil {
@@ -87,7 +95,7 @@ func exchanges(tb testing.TB) func() {
 	tb.Cleanup(func() { _ = c.Close(); _ = ln.Close(); _ = front.Close() })
 	want := len("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Tue, 24 Nov 2026 20:00:00 GMT\r\nContent-Length: 64\r\nX-Envoy-Upstream-Service-Time: 0\r\n\r\n") + 64
 	r := bufio.NewReaderSize(c, 4096)
-	request := []byte(benchRequest)
+	request := []byte(message)
 	return func() {
 		if _, err := c.Write(request); err != nil {
 			tb.Fatal(err)
@@ -103,19 +111,27 @@ func TestExchangeDoesNotAllocate(t *testing.T) {
 	if raced {
 		t.Skip("the race detector is on: sync.Pool loses buffers then, on purpose")
 	}
-	one := exchanges(t)
-	one()
-	if n := testing.AllocsPerRun(500, one); n > 0 {
-		t.Errorf("%v allocations an exchange, want 0", n)
+	for name, message := range map[string]string{"GET": benchRequest, "10 KB": uploadOf(10_000)} {
+		t.Run(name, func(t *testing.T) {
+			one := exchanges(t, message)
+			one()
+			if n := testing.AllocsPerRun(500, one); n > 0 {
+				t.Errorf("%v allocations an exchange, want 0", n)
+			}
+		})
 	}
 }
 
 func BenchmarkExchange(b *testing.B) {
-	one := exchanges(b)
-	one()
-	b.ReportAllocs()
-	for b.Loop() {
-		one()
+	for name, message := range map[string]string{"GET": benchRequest, "10KB": uploadOf(10_000)} {
+		b.Run(name, func(b *testing.B) {
+			one := exchanges(b, message)
+			one()
+			b.ReportAllocs()
+			for b.Loop() {
+				one()
+			}
+		})
 	}
 }
 

@@ -12,6 +12,9 @@ import (
 type client interface {
 	source
 	SetReadDeadline(t time.Time) error
+	// prompt has Read return os.ErrDeadlineExceeded instead of waiting, until it is called with false. It reports whether
+	// the client can do so.
+	prompt(on bool) bool
 
 	// inform passes on a head that comes before the final one.
 	inform(p *http1.Response, h http1.Header) error
@@ -23,6 +26,9 @@ type client interface {
 	gathered() bool
 	full() bool
 	flush() error
+	// upgrade passes on that the upstream has switched protocols, with the first of what comes then. From there on the
+	// exchange is what the two ends say, of which the client's may have said something early.
+	upgrade(first []byte) (to end, early []byte, err error)
 	// local sends an answer of our own. goesOn says that nothing stands against another exchange after it. The
 	// result is whether there can be one.
 	local(status int, h http1.Header, body string, goesOn bool) (keep bool)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/route"
@@ -16,8 +17,10 @@ type origin struct {
 	direction exchange.Direction
 	dst       netip.AddrPort
 	remote    netip.AddrPort
-	peer      string // verified SPIFFE ID
-	inbound   string // name of our own application's cluster at dst's port
+	client    netip.Addr // for which remote connected
+	peer      string     // verified SPIFFE ID
+	server    string     // of a gateway, that ended the client's TLS
+	inbound   string     // name of our own application's cluster at dst's port
 	http2     bool
 }
 
@@ -35,9 +38,13 @@ type decision struct {
 	cluster  *upstream.Cluster
 	endpoint *upstream.Endpoint
 	address  netip.AddrPort
-	port     uint16 // at the endpoint
-	name     string // of the cluster
-	ends     exchange.Ends
+	// tls and serverName are of the TLS to address; nil for plain text.
+	tls        *snapshot.ClientTLS
+	serverName string
+	port       uint16 // at the endpoint
+	asked      uint16 // the port of the cluster's service
+	name       string // of the cluster
+	ends       exchange.Ends
 
 	protocol mesh.Protocol // that is declared for the port
 	http2    bool          // sent as HTTP/2
@@ -46,7 +53,8 @@ type decision struct {
 // speaksHTTP2 reports whether a request goes to its upstream as HTTP/2: as is declared for the port, else as the client
 // has sent it, which knows whom it talks to. A client from outside the mesh knows only the gateway, so what that sends is
 // HTTP/1.1 (https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/#http-gateway-protocol-selection),
-// except for gRPC, of which there is none in HTTP/1. An upgrade is asked for in HTTP/1 alone.
+// except for gRPC, of which there is none in HTTP/1. A WebSocket is asked for in HTTP/1, which any server of WebSockets speaks,
+// also for a client of HTTP/2.
 func speaksHTTP2(declared mesh.Protocol, o *origin, grpc, upgrade bool) bool {
 	switch {
 	case upgrade:
@@ -124,7 +132,7 @@ func decideGateway(t *table.Table, o *origin, q *route.Request, random uint64) d
 	if self := t.Self(); self != nil {
 		d.ends.Source = self.Workload
 	}
-	vh := t.Gateway(o.dst.Port(), q.Authority)
+	vh := t.Gateway(o.dst.Port(), o.server, q.Authority)
 	if vh == nil {
 		d.fault = &noRoute
 		return d
@@ -170,20 +178,25 @@ func (d *decision) follow(t *table.Table, o *origin, vh *table.VirtualHost, q *r
 		return
 	}
 	d.name = d.cluster.Name(d.port)
+	d.asked, d.port = d.port, t.Service(to.Service).Target(d.port)
 	switch {
 	case d.cluster.Passthrough():
-		d.passthrough(t, o)
+		d.passthrough(t, o, q)
 	case len(d.cluster.Endpoints) == 0:
 		d.fault = &noHealthyUpstream
 	}
 }
 
 // passthrough goes to the very address that the client dialled. What a gateway's client dials is the gateway itself.
-func (d *decision) passthrough(t *table.Table, o *origin) {
+func (d *decision) passthrough(t *table.Table, o *origin, q *route.Request) {
+	cluster := d.cluster
 	d.cluster = nil
 	if o.direction != exchange.Outbound {
 		d.fault = &noHealthyUpstream
 		return
 	}
 	d.endpoint, d.address, d.port = t.Direct(o.dst.Addr()), o.dst, o.dst.Port()
+	if d.tls = cluster.ClientTLS(); d.tls != nil {
+		d.endpoint, d.serverName = nil, cluster.ServerName(string(table.Hostname(nil, q.Authority)))
+	}
 }

@@ -17,21 +17,27 @@ import (
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/http1"
 	"github.com/composure-mesh/composure/proxy/http2"
+	"github.com/composure-mesh/composure/proxy/mixer"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
 // Timeouts of an Engine. Zero means the default.
 type Timeouts struct {
+	// First is how long a client's connection of HTTP/1 may wait for its first request; default 1 min. One of HTTP/2 has
+	// Header for its preface.
+	First time.Duration
 	// Header is how long a request's head may take from its first byte on; default 10 s.
 	Header time.Duration
-	// Idle is how long a client's connection may wait for its next request; default 1 h, as Envoy's.
+	// Idle is how long it may wait for the next one; default 1 h, as Envoy's.
 	Idle time.Duration
 	// StreamIdle is how long an exchange may go without a byte in either direction; default 5 min, as Envoy's.
 	StreamIdle time.Duration
 	// Drain is how long a connection without a request may still bring one once the engine drains; default 1 s. Closed
 	// at once, it would meet the request of a client that has just sent one and may not send it again.
 	Drain time.Duration
+	// Comeback is for how long requests wait for a destination whose last endpoint has gone; default 3 s.
+	Comeback time.Duration
 }
 
 // Config configures an Engine. All fields but Limits, Timeouts and HTTP2 are required.
@@ -40,6 +46,8 @@ type Config struct {
 	Table     func() *table.Table
 	Transport *upstream.Transport
 	Recorder  exchange.Recorder
+	// Collector takes what the rules of Mixer write down.
+	Collector *mixer.Collector
 	Log       *slog.Logger
 	// Limits bound the heads of requests, of either version.
 	Limits   http1.Limits
@@ -70,7 +78,7 @@ func New(cfg Config) *Engine {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&t.Header, 10 * time.Second}, {&t.Idle, time.Hour}, {&t.StreamIdle, 5 * time.Minute}, {&t.Drain, time.Second}} {
+	}{{&t.First, time.Minute}, {&t.Header, 10 * time.Second}, {&t.Idle, time.Hour}, {&t.StreamIdle, 5 * time.Minute}, {&t.Drain, time.Second}, {&t.Comeback, 3 * time.Second}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}

@@ -17,6 +17,7 @@ func (s *server) requestHead(self string) {
 	named := edge || s.origin.direction == exchange.Inbound && s.origin.peer == ""
 	h, text := s.head[:0], s.text[:0]
 	hosted, proto := false, false
+	var told []byte // of the client's certificate, by the gateway
 	for i := range q.Header {
 		f := &q.Header[i]
 		if f.Hop {
@@ -28,12 +29,19 @@ func (s *server) requestHead(self string) {
 			h = append(h, http1.Field{Name: f.Name, Value: q.Authority, Kind: http1.Host})
 			hosted = true
 			continue
+		case http1.ContentLength:
+			if s.req.Framing == http1.Chunked {
+				continue // as it is sent, its chunks say it
+			}
 		case http1.Expect:
 			if !s.req.Continue {
 				continue
 			}
 		case http1.ClientCert:
 			// Only the side that verified a certificate may speak of it.
+			if s.origin.direction == exchange.Inbound && s.fromGateway() {
+				told = f.Value
+			}
 			if s.origin.direction != exchange.Outbound {
 				continue
 			}
@@ -52,6 +60,9 @@ func (s *server) requestHead(self string) {
 			}
 			proto = true
 		}
+		if s.req.WebSocket && s.origin.http2 && http1.EqualFold(f.Name, webSocketKey) {
+			continue
+		}
 		h = append(h, *f)
 	}
 	if !hosted {
@@ -62,7 +73,7 @@ func (s *server) requestHead(self string) {
 		if len(s.x.XForwardedFor) > 0 {
 			text = append(append(text, s.x.XForwardedFor...), ", "...)
 		}
-		text = s.origin.remote.Addr().AppendTo(text)
+		text = s.origin.client.AppendTo(text)
 		h = append(h, http1.Field{Name: nameForwardedFor, Value: text[n:], Kind: http1.ForwardedFor})
 	}
 	if !proto {
@@ -75,10 +86,22 @@ func (s *server) requestHead(self string) {
 	}
 	if s.origin.direction == exchange.Inbound && s.origin.peer != "" {
 		n := len(text)
+		if told != nil {
+			text = append(append(text, told...), ',')
+		}
 		text = append(append(append(append(text, "By="...), self...), ";URI="...), s.origin.peer...)
 		h = append(h, http1.Field{Name: nameClientCert, Value: text[n:], Kind: http1.ClientCert})
 	}
+	if edge && s.c.ClientCert != nil {
+		h = append(h, http1.Field{Name: nameClientCert, Value: s.c.ClientCert, Kind: http1.ClientCert})
+	}
 	s.head, s.text = h, text
+}
+
+// fromGateway reports whether the client is a gateway of the mesh, by its certificate.
+func (s *server) fromGateway() bool {
+	from := s.d.ends.Source
+	return s.origin.peer != "" && from != nil && from.PlainText && from.Identity == s.origin.peer
 }
 
 var (
@@ -99,8 +122,19 @@ func (s *server) appendRequest(out []byte) []byte {
 	}
 	if s.req.WebSocket {
 		out = append(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+		if s.origin.http2 {
+			s.handshake.make()
+			out = http1.AppendField(out, "Sec-WebSocket-Key", s.handshake[:])
+		}
 	}
 	return append(out, "\r\n"...)
+}
+
+// announcesTrailer reports whether a message says that trailers follow (RFC 9110 section 6.6.2). Where HTTP/2 has them after
+// a body of a declared length, HTTP/1 has them after chunks alone.
+func announcesTrailer(h http1.Header) bool {
+	_, ok := h.First(http1.Trailer)
+	return ok
 }
 
 func appendFields(out []byte, h http1.Header) []byte {
@@ -131,7 +165,7 @@ func (s *server) schemeOf() []byte {
 
 // reached is how the client reached us, as a scheme.
 func (s *server) reached() string {
-	if s.c.Peer != "" || s.c.ServerName != "" {
+	if s.c.Peer != "" || s.c.ServerName != "" || s.c.TLSServer != "" {
 		return "https"
 	}
 	return "http"
@@ -146,8 +180,8 @@ func (s *server) responseHead() http1.Header {
 		if f.Hop || f.Kind == http1.ServiceTime || f.Kind == http1.Undelivered { // which no application may say
 			continue
 		}
-		if f.Kind == http1.ContentLength && (p.Status == 204 || p.Status < 200) {
-			// RFC 9110 section 8.6: there it must not be.
+		if f.Kind == http1.ContentLength && (p.Status == 204 || p.Status < 200 || p.Framing == http1.Chunked) {
+			// RFC 9110 section 8.6, and RFC 9112 section 6.2: there it must not be.
 			continue
 		}
 		h = append(h, *f)

@@ -22,6 +22,7 @@ type client1 struct {
 	server
 	conn  net.Conn
 	state atomic.Int32
+	wait  time.Duration // for the next request
 	// Deadlines that are set, so as to set them seldom.
 	readUntil, writeUntil time.Time
 
@@ -42,7 +43,7 @@ func newClient1(ctx context.Context, e *Engine, conn net.Conn, c *exchange.Conne
 	if c.Peer != "" {
 		limits = limits.Relayed()
 	}
-	k := &client1{Reader: http1.NewReader(conn, limits), conn: conn}
+	k := &client1{Reader: http1.NewReader(conn, limits), conn: conn, wait: e.cfg.Timeouts.First}
 	k.init(ctx, e, c, originOf(c), k)
 	return k
 }
@@ -75,6 +76,7 @@ func (c *client1) serve() error {
 		if !c.goesOn(c.exchange()) {
 			return nil
 		}
+		c.wait = c.e.cfg.Timeouts.Idle
 		if c.Buffered() == 0 {
 			c.Idle()
 		}
@@ -121,7 +123,7 @@ func (c *client1) await() (*filter.Answer, error) {
 	if c.pump.ran {
 		c.pump.ran, c.readUntil = false, time.Time{}
 	}
-	c.extendRead(time.Now(), c.e.cfg.Timeouts.Idle)
+	c.extendRead(time.Now(), c.wait)
 	// After the state and the deadline: Drain either finds us idle, or is seen here.
 	if c.e.draining.Load() {
 		c.extendRead(time.Now(), c.e.cfg.Timeouts.Drain)
@@ -166,6 +168,8 @@ func (c *client1) write(b []byte) error {
 
 // SetReadDeadline is for the pump.
 func (c *client1) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
+
+func (c *client1) prompt(on bool) bool { return listen.Prompt(c.conn, on) }
 
 // extendRead moves the deadline of reading from the client, unless the one that is set will do: within a tenth of what
 // is wanted.
@@ -218,7 +222,8 @@ func (c *client1) inform(p *http1.Response, h http1.Header) error {
 func (c *client1) respond(p *http1.Response, h http1.Header) error {
 	streamed := p.Framing == http1.Chunked || p.Framing == http1.UntilClose
 	c.chunked = streamed && c.req.Minor == 1
-	c.keep = c.mayKeep() && (!streamed || c.chunked)
+	// Of a request that is answered early the rest may never be read: the client must not send another behind it.
+	c.keep = c.mayKeep() && (!streamed || c.chunked) && c.taken()
 	out := appendFields(http1.AppendStatusLine(c.a.buf[:0], p.Status, p.Reason), h)
 	if c.chunked {
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
@@ -242,6 +247,15 @@ func (c *client1) flush() error {
 	err := c.write(c.out)
 	c.out = c.out[:0]
 	return err
+}
+
+func (c *client1) upgrade(first []byte) (to end, early []byte, err error) {
+	out := appendFields(http1.AppendStatusLine(c.a.buf[:0], c.resp.Status, c.resp.Reason), c.responseHead())
+	out = append(append(out, "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"...), first...)
+	_ = c.conn.SetReadDeadline(time.Time{})
+	_ = c.conn.SetWriteDeadline(time.Time{})
+	_, err = c.conn.Write(out)
+	return connEnd{c.conn}, c.Take(), err
 }
 
 func (c *client1) local(status int, h http1.Header, body string, goesOn bool) (keep bool) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,6 +138,7 @@ func (c *client2) hold(up link) {
 	}
 }
 
+func (c *client2) prompt(bool) bool      { return false } // what has arrived is Ready
 func (c *client2) abort()                { c.Reset(http2.InternalError) }
 func (c *client2) tells() bool           { return true }
 func (c *client2) left() <-chan struct{} { return c.leaves }
@@ -176,6 +178,21 @@ func (c *client2) flush() error {
 		return c.WriteTrailer(c.trailer)
 	}
 	return nil
+}
+
+// Done is the stream's, but for one that asks for a tunnel: what comes on it is no body.
+func (c *client2) Done() bool { return c.req.WebSocket || c.ServerStream.Done() }
+
+// upgrade answers an extended CONNECT: 200 is what 101 is in HTTP/1 (RFC 8441 section 5.1).
+func (c *client2) upgrade(first []byte) (to end, early []byte, err error) {
+	c.hold(nil) // the tunnel sees to it that a reset is passed on as one
+	c.Tunnel()
+	c.x.Status = http.StatusOK
+	err = c.Respond(http.StatusOK, filter.Without(c.responseHead(), webSocketAccept), false)
+	if err == nil && len(first) > 0 {
+		err = c.Write(first, false)
+	}
+	return streamEnd{c.ServerStream}, nil, err
 }
 
 func (c *client2) local(status int, h http1.Header, body string, _ bool) bool {

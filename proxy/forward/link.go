@@ -3,10 +3,13 @@ package forward
 import (
 	"errors"
 	"io"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/http1"
 	"github.com/composure-mesh/composure/proxy/http2"
+	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
@@ -72,18 +75,35 @@ const (
 // link1 is a connection of HTTP/1.
 type link1 struct {
 	*upstream.Conn
-	toHead bool
+	toHead     bool
+	untilClose bool // the response ends with the connection
+
+	writing sync.Mutex // held while there is a write
+	told    bool       // a write has been told that the peer has reset the connection
 }
 
-func (l *link1) Read(p []byte) (int, error) { return l.Reader.Read(p) }
-func (l *link1) Done() bool                 { return l.Reader.Done() }
-func (l *link1) Ready() bool                { return l.Reader.Ready() }
-func (l *link1) Trailer() http1.Header      { return l.Reader.Trailer() }
+// Read reads from the response's body. Where that ends with the connection, an end is none that is only read because a write
+// was told of the reset. A peer that has ended its side before it resets lets writes fail in another way, with EPIPE.
+func (l *link1) Read(p []byte) (int, error) {
+	n, err := l.Reader.Read(p)
+	if l.untilClose && isEOF(err) && listen.WasReset(l.Conn.Conn) {
+		l.writing.Lock() // a write that is under way fails at once
+		defer l.writing.Unlock()
+		if l.told {
+			return n, syscall.ECONNRESET
+		}
+	}
+	return n, err
+}
+
+func (l *link1) Done() bool            { return l.Reader.Done() }
+func (l *link1) Ready() bool           { return l.Reader.Ready() }
+func (l *link1) Trailer() http1.Header { return l.Reader.Trailer() }
 
 func (l *link1) request(a *attempt, _ bool) error {
-	_, err := l.Write(a.out)
+	err := l.write(a.out)
 	if kept := a.s.pump.kept; err == nil && len(kept) > 0 {
-		_, err = l.Write(kept)
+		err = l.write(kept)
 	}
 	return err
 }
@@ -92,7 +112,16 @@ func (l *link1) more(p []byte, _ bool, _ http1.Header) error {
 	if len(p) == 0 {
 		return nil
 	}
+	return l.write(p)
+}
+
+func (l *link1) write(p []byte) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	_, err := l.Write(p)
+	if err != nil && errors.Is(err, syscall.ECONNRESET) {
+		l.told = true
+	}
 	return err
 }
 
@@ -100,6 +129,7 @@ func (l *link1) response(p *http1.Response) error {
 	for {
 		err := l.Reader.ParseResponse(p, l.toHead)
 		if !errors.Is(err, http1.ErrIncomplete) {
+			l.untilClose = p.Framing == http1.UntilClose
 			return err
 		}
 		if err := l.Reader.Fill(); err != nil {

@@ -56,7 +56,7 @@ func (a *attempt) copied() *attempt {
 	defer func() { s.f.Request.Authority = authority }()
 	s.requestHead(self)
 	d := *a.d
-	c := &attempt{s: &server{e: s.e}, d: &d}
+	c := &attempt{s: &server{e: s.e, c: s.c}, d: &d}
 	c.s.req = http1.Request{Method: slices.Clone(s.req.Method), Framing: s.req.Framing}
 	c.s.in = ended{cloned(s.in.Trailer())}
 	if d.http2 {

@@ -18,6 +18,7 @@ type pump struct {
 	running  bool
 	ran      bool // at some time: the client's read deadline is not what it was
 	uploaded atomic.Bool
+	taken    atomic.Bool // the body has been read to its end, if not sent
 	stopping atomic.Bool
 	done     chan struct{} // one token at the end
 
@@ -62,12 +63,21 @@ func (s *server) startPump(up link, upload bool) {
 	p.ran = true
 	p.stopping.Store(false)
 	p.uploaded.Store(!upload)
+	p.taken.Store(!upload)
 	if upload {
 		_ = s.client.SetReadDeadline(time.Now().Add(s.e.cfg.Timeouts.StreamIdle))
 	} else {
 		_ = s.client.SetReadDeadline(time.Time{})
 	}
 	go s.pumping(up, upload)
+}
+
+// taken reports whether the request has been read to its end.
+func (s *server) taken() bool {
+	if s.pump.running {
+		return s.pump.taken.Load()
+	}
+	return s.in.Done()
 }
 
 // stopPump ends the pump and waits for it.
@@ -147,6 +157,9 @@ func (s *server) upload(up link) (f *filter.Answer, failed bool) {
 		buf = await(s.in, buf)
 		out, n, err := appendBody(buf[:0], s.in, s.a.framed())
 		now, ended := time.Now(), isEOF(err)
+		if ended {
+			s.pump.taken.Store(true) // before the upstream can answer to it
+		}
 		if len(out) > 0 || ended {
 			s.active.Store(now.UnixNano())
 			s.pump.read += int64(n)

@@ -27,7 +27,11 @@ func (a *attempt) awaitResponse() *filter.Answer {
 			return nil
 		}
 		if s.resp.Status == 101 {
-			if s.req.WebSocket && s.resp.WebSocket {
+			switch {
+			case !s.req.WebSocket || !s.resp.WebSocket:
+			case s.origin.http2 && !s.handshake.accepted(&s.resp):
+				return upstreamProtocol("its Sec-WebSocket-Accept is not that of the key")
+			default:
 				return nil
 			}
 			return upstreamProtocol("it switched to a protocol that was not asked for")
@@ -113,20 +117,26 @@ func (a *attempt) slow() *filter.Answer {
 	return nil
 }
 
-// relay passes on the final response. The fault is what cut it short.
-func (a *attempt) relay() *filter.Answer {
+// relay passes on the final response. The fault is what cut it short; begun says that the client has got some of it by
+// then, so that no other answer can take its place.
+func (a *attempt) relay() (f *filter.Answer, begun bool) {
 	s := a.s
 	a.relaying = true
 	s.x.Status, s.x.Details = s.resp.Status, "via_upstream"
 	a.grpcStatus(s.resp.Header)
 	to, src := s.client, a.up
-	if err := to.respond(&s.resp, s.responseHead()); err != nil {
-		return s.blame(err)
+	if a.d.http2 && !s.origin.http2 && s.req.Minor == 1 && s.resp.Framing == http1.Length && announcesTrailer(s.resp.Header) {
+		s.resp.Framing = http1.Chunked
 	}
+	if err := to.respond(&s.resp, s.responseHead()); err != nil {
+		return s.blame(err), true
+	}
+	begun = !to.gathered()
 	for more := s.resp.Framing != http1.NoBody; more; {
 		if to.gathered() && (!src.Ready() || to.full()) {
+			begun = true
 			if err := to.flush(); err != nil {
-				return s.blame(err)
+				return s.blame(err), true
 			}
 		}
 		if !to.gathered() {
@@ -142,19 +152,19 @@ func (a *attempt) relay() *filter.Answer {
 		case isEOF(err):
 			more = false
 		default:
-			if f := a.cut(err); f != nil {
+			if f := a.cut(err, begun); f != nil {
 				a.code(err)
-				return f
+				return f, begun
 			}
 		}
 	}
 	if to.gathered() {
 		if err := to.flush(); err != nil {
-			return s.blame(err)
+			return s.blame(err), true
 		}
 	}
 	a.grpcStatus(src.Trailer())
-	return nil
+	return nil, true
 }
 
 // code keeps why the upstream's stream was reset, for a client that can be told.
@@ -168,12 +178,12 @@ func (a *attempt) code(err error) {
 func isEOF(err error) bool { return err == io.EOF || errors.Is(err, io.EOF) } //nolint:errorlint // the first is quick, and nearly always enough
 
 // cut judges an error in the midst of a response: nil means to go on.
-func (a *attempt) cut(err error) *filter.Answer {
+func (a *attempt) cut(err error, begun bool) *filter.Answer {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return a.slow()
 	}
 	f := a.waited(err)
-	if f != nil && f.Cause == filter.Reset {
+	if f != nil && f.Cause == filter.Reset && begun {
 		f.Details = "upstream_reset_after_response_started{connection_termination}"
 	}
 	return f
@@ -222,6 +232,15 @@ func (a *attempt) finish(f *filter.Answer) outcome {
 		return early
 	}
 	return whole
+}
+
+// replace ends an exchange whose response was cut short before the client had any of it: with an answer that says so, where
+// closing the connection would leave the client to guess.
+func (a *attempt) replace(f *filter.Answer) outcome {
+	s := a.s
+	s.f.Answer(f)
+	s.x.BytesSent = 0
+	return a.fail(f)
 }
 
 // fail ends an exchange with a local answer, or without any where the client is gone.

@@ -11,9 +11,10 @@ import (
 
 var (
 	noRoute           = filter.Answer{Status: 404, Flag: exchange.FlagNoRoute, Details: "route_not_found", Body: "no route for this host and path"}
+	noPath            = filter.Answer{Status: 400, Details: "path_normalization_failed", Body: "the path has a %00, where some would end it"}
 	blackHole         = filter.Answer{Status: 502, Details: "direct_response", Body: "this destination is no service that the mesh knows, and a Sidecar allows only such: a ServiceEntry makes it one"}
 	noCluster         = filter.Answer{Status: 503, Flag: exchange.FlagNoCluster, Details: "cluster_not_found", Body: "the route's destination is not known: no such service or subset"}
-	noHealthyUpstream = filter.Answer{Status: 503, Flag: exchange.FlagNoHealthyUpstream, Details: "no_healthy_upstream", Body: "no healthy upstream"}
+	noHealthyUpstream = filter.Answer{Status: 503, Flag: exchange.FlagNoHealthyUpstream, Details: "no_healthy_upstream", Body: "no healthy upstream", Cause: filter.NoEndpoint}
 	overflow          = filter.Answer{
 		Status: 503, Flag: exchange.FlagUpstreamOverflow, Details: "upstream_reset_before_response_started{overflow}", Body: resetText + "overflow",
 		Header: http1.Header{http1.NewField("X-Envoy-Overloaded", "true")},
@@ -101,7 +102,11 @@ func (s *server) answer(f *filter.Answer) (keep bool) {
 	}
 	s.x.Status = status
 	h := s.head[:0]
-	if len(body) > 0 || s.x.GRPC {
+	more := s.f.Response.Header
+	if s.x.GRPC {
+		more = filter.Without(more, "content-type") // another's words, which this client does not get
+	}
+	if _, named := more.First(http1.ContentType); !named && (len(body) > 0 || s.x.GRPC) {
 		h = append(h, http1.NewField("Content-Type", kind))
 	}
 	if s.x.GRPC {
@@ -110,7 +115,7 @@ func (s *server) answer(f *filter.Answer) (keep bool) {
 	if f.Cause == filter.ConnectFailure && s.origin.direction == exchange.Inbound && s.origin.peer != "" {
 		h = append(h, http1.NewField("X-Composure-Undelivered", "true"))
 	}
-	h = append(h, s.f.Response.Header...)
+	h = append(h, more...)
 	if status == http.StatusMethodNotAllowed {
 		h = append(h, http1.NewField("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"))
 	}

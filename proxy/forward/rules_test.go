@@ -200,8 +200,9 @@ func TestTimeout(t *testing.T) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
 			_, _ = io.Copy(io.Discard, c)
 		})
+		// Time enough for the head to come on a busy machine.
 		n := &network{at: map[string]string{"10.0.0.1:9080": o.addr}}
-		p := start(t, options{direction: exchange.Outbound, dst: "10.0.0.1:9080", snapshot: ruled(snapshot.Route{RouteRules: snapshot.RouteRules{Timeout: wait}}), dial: n.dial})
+		p := start(t, options{direction: exchange.Outbound, dst: "10.0.0.1:9080", snapshot: ruled(snapshot.Route{RouteRules: snapshot.RouteRules{Timeout: snapshot.Duration(2 * time.Second)}}), dial: n.dial})
 		c := p.raw()
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		if _, err := io.ReadAll(c.r); err != nil {

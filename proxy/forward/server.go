@@ -16,6 +16,8 @@ import (
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/filter"
 	"github.com/composure-mesh/composure/proxy/http1"
+	"github.com/composure-mesh/composure/proxy/mixer"
+	"github.com/composure-mesh/composure/proxy/normal"
 	"github.com/composure-mesh/composure/proxy/table"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -40,13 +42,18 @@ type server struct {
 	text   []byte       // of the values in head that are made
 	f      filter.Exchange
 	x      exchange.Exchange
+	rules  *mixer.Rules // of the table that decided
 	d      decision
 	a      attempt
+	path   []byte // room for the path in its normal form
+	broken bool   // it has none
 	id     [36]byte
 	madeID bool
 	pump   pump
 	limits limits
-	active atomic.Int64 // unix nanoseconds of the last body byte in either direction
+	// handshake is ours, for a client of HTTP/2 that asks for a WebSocket.
+	handshake handshake
+	active    atomic.Int64 // unix nanoseconds of the last body byte in either direction
 }
 
 func (s *server) init(ctx context.Context, e *Engine, c *exchange.Connection, o *origin, from client) {
@@ -61,7 +68,9 @@ func originOf(c *exchange.Connection) *origin {
 		direction: c.Direction,
 		dst:       netip.AddrPortFrom(c.OriginalDst.Addr().Unmap(), c.OriginalDst.Port()),
 		remote:    netip.AddrPortFrom(c.Remote.Addr().Unmap(), c.Remote.Port()),
+		client:    c.Downstream().Addr().Unmap(),
 		peer:      c.Peer,
+		server:    c.TLSServer,
 	}
 	if c.Direction == exchange.Inbound {
 		o.inbound = table.InboundCluster(o.dst.Port())
@@ -72,6 +81,13 @@ func originOf(c *exchange.Connection) *origin {
 // begin starts the record of an exchange whose head has been parsed, wholly or in part.
 func (s *server) begin(protocol string) {
 	q := &s.req
+	path, ok := normal.Path(s.path[:0], q.Path)
+	if s.broken = !ok; ok {
+		if len(path) > 0 && &path[0] != &q.Path[0] {
+			s.path = path
+		}
+		q.Path = path
+	}
 	s.x = exchange.Exchange{
 		Conn: s.c, Start: time.Now(), GRPCStatus: -1,
 		Method: q.Method, Path: q.Path, Authority: q.Authority, Protocol: protocol,
@@ -91,7 +107,7 @@ func (s *server) begin(protocol string) {
 			}
 			s.x.XForwardedFor = f.Value
 		case http1.ContentType:
-			s.x.GRPC = isGRPC(f.Value)
+			s.x.GRPC = filter.IsGRPC(f.Value)
 		}
 	}
 	s.madeID = s.x.RequestID == nil || s.origin.direction == exchange.Gateway
@@ -101,33 +117,40 @@ func (s *server) begin(protocol string) {
 	s.f.Reset(&s.x, &s.a)
 	s.f.Request = filter.Request{
 		Method: q.Method, Path: q.Path, Authority: q.Authority, Scheme: s.reached(), Header: q.Header, Port: s.origin.dst.Port(),
-		Source: s.origin.remote.Addr(),
+		Source: s.origin.client,
 	}
 }
-
-// isGRPC reports whether a Content-Type is gRPC's, with or without what says how messages are written
-// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md). gRPC-Web is another protocol.
-func isGRPC(v []byte) bool {
-	const want = "application/grpc"
-	return len(v) >= len(want) && http1.EqualFold(v[:len(want)], want) &&
-		(len(v) == len(want) || v[len(want)] == '+' || v[len(want)] == ';')
-}
-
 func (s *server) record() {
 	s.x.Duration = time.Since(s.x.Start)
 	s.e.cfg.Recorder.Exchange(&s.x)
+	s.rules.Exchange(s.e.cfg.Collector, &s.x, &s.f)
 }
 
 // exchange carries one request, whose record has begun, and its response.
 func (s *server) exchange() outcome {
 	t := s.e.cfg.Table()
-	s.d = decide(t, s.origin, &s.f.Request, rand.Uint64())
+	s.rules = t.Rules()
 	d := &s.d
-	d.http2 = speaksHTTP2(d.protocol, s.origin, s.x.GRPC, s.req.WebSocket)
-	s.x.Route, s.x.Ends, s.x.Upstream.Cluster = d.route, d.ends, d.name
+	s.in = s.client
 	s.pump.reset()
 	s.limits.reset()
 	s.a = attempt{s: s, t: t, d: d, buf: http1.GetBuffer()}
+	var refused *filter.Answer
+	switch {
+	case s.broken:
+		refused = &noPath
+	case s.origin.direction != exchange.Outbound:
+		// Before it is routed, since it may change the head.
+		if refused = s.authorize(t); refused == nil {
+			refused = t.Refuse(&s.f)
+		}
+	}
+	*d = decide(t, s.origin, &s.f.Request, rand.Uint64())
+	if refused != nil {
+		d.fault, d.handler = refused, nil
+	}
+	d.http2 = speaksHTTP2(d.protocol, s.origin, s.x.GRPC, s.req.WebSocket)
+	s.x.Route, s.x.Ends, s.x.Upstream.Cluster = d.route, d.ends, d.name
 	end := s.a.run()
 	s.record()
 	http1.PutBuffer(s.a.buf)
@@ -138,6 +161,7 @@ func (s *server) exchange() outcome {
 // refuse answers a request that must not be passed on.
 func (s *server) refuse(f *filter.Answer) {
 	s.answer(f)
+	s.rules = s.e.cfg.Table().Rules()
 	s.record()
 }
 

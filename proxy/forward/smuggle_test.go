@@ -197,16 +197,26 @@ func mutate(r *rand.Rand, cases []messages.Case) string {
 // look the same to every model.
 func TestMutatedRequests(t *testing.T) {
 	cases := messages.Requests(t)
-	const workers = 4
+	passOn(t, func(worker int, send func(string)) {
+		r := rand.New(rand.NewPCG(uint64(worker), 9112)) //nolint:gosec // to be the same each time
+		for range *mutations / smugglers {
+			send(mutate(r, cases) + last)
+		}
+	})
+}
+
+const smugglers = 4
+
+// passOn has several proxies at a time take what inputs sends. What they pass on must look the same to every model.
+func passOn(t *testing.T, inputs func(worker int, send func(string))) {
+	t.Helper()
 	var wg sync.WaitGroup
-	for worker := range workers {
+	for worker := range smugglers {
 		b := newBackend()
 		b.answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
 		p := start(t, options{direction: exchange.Inbound, dst: b.addr, dial: b.dial})
 		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(worker), 9112)) //nolint:gosec // to be the same each time
-			for range *mutations / workers {
-				input := mutate(r, cases) + last
+			inputs(worker, func(input string) {
 				converse(t, p.addr, input)
 				streams, _ := b.reset()
 				for _, s := range streams {
@@ -217,10 +227,51 @@ func TestMutatedRequests(t *testing.T) {
 				for len(p.rec.ch) > 0 {
 					<-p.rec.ch
 				}
-			}
+			})
 		})
 	}
 	wg.Wait()
+}
+
+// disguises are where tools that look for smuggling put a byte that servers take in different ways: % stands for it.
+var disguises = []string{
+	"Content-Length: 5\r\n%Transfer-Encoding: chunked\r\n", "Content-Length: 5\r\nTransfer-Encoding%: chunked\r\n",
+	"Content-Length: 5\r\nTransfer%Encoding: chunked\r\n", "Content-Length: 5\r\nTransfer-Encoding:%chunked\r\n",
+	"Content-Length: 5\r\nTransfer-Encoding: chunked%\r\n", "Content-Length: 5\r\nX: y%Transfer-Encoding: chunked\r\n",
+	"Content-Length: 5\r\nTransfer-Encoding: chunked\r%\n", "Transfer-Encoding: chunked\r\nContent-Length%: 5\r\n",
+	"%Content-Length: 5\r\n", "Content%Length: 5\r\n", "Content-Length:%5\r\n", "Content-Length: 5%\r\n", "Content-Length: %5\r\n",
+	"Content-Length: 5\r\nContent-Length%: 6\r\n", "X: y\r\n%\r\nContent-Length: 5\r\n", "X: y%\nContent-Length: 5\r\n",
+	"Transfer-Encoding: %chunked\r\n", "Transfer-Encoding: chunked,%identity\r\n", "Connection: Content-Length%\r\nContent-Length: 5\r\n",
+}
+
+// TestEveryByte puts every byte into each of the disguises, and into the chunks and the trailers of a body, and follows them
+// with a body that is 5 bytes long to some servers, and chunks and another request to others.
+func TestEveryByte(t *testing.T) {
+	const head = "POST / HTTP/1.1\r\nHost: x\r\n"
+	var inputs []string
+	for _, d := range disguises {
+		inputs = append(inputs, head+d+"\r\n0\r\n\r\n")
+	}
+	for _, d := range []string{
+		"%5\r\nhello\r\n0\r\n\r\n", "5%\r\nhello\r\n0\r\n\r\n", "5;%\r\nhello\r\n0\r\n\r\n", "5\r%\nhello\r\n0\r\n\r\n", "5%\nhello\r\n0\r\n\r\n",
+		"5\r\nhello%\r\n0\r\n\r\n", "5\r\nhello%\n0\r\n\r\n", "5\r\nhello\r\n%0\r\n\r\n", "0%\r\n\r\n", "0\r\n%\r\n", "0\r\n%\n\r\n",
+		"0\r\nContent%Length: 5\r\n\r\n", "0\r\nX: y%\r\n\r\n", "0\r\nX%: y\r\n\r\n", "0\r\nX: y%\nTransfer-Encoding: chunked\r\n\r\n",
+	} {
+		inputs = append(inputs, head+"Transfer-Encoding: chunked\r\n\r\n"+d)
+	}
+	for _, d := range []string{
+		"POST% / HTTP/1.1\r\nHost: x\r\n", "POST /%HTTP/1.1\r\nHost: x\r\n", "POST / HTTP/1.1%\r\nHost: x\r\n", "POST / HTTP/1.1%\nHost: x\r\n",
+		"POST / HTTP/1%1\r\nHost: x\r\n", "%POST / HTTP/1.1\r\nHost: x\r\n", "POST / HTTP/1.1\r\nHost: x%\r\n", "POST / HTTP/1.1\r\nHost%: x\r\n",
+	} {
+		inputs = append(inputs, d+"Content-Length: 5\r\n\r\nhello")
+	}
+	passOn(t, func(worker int, send func(string)) {
+		for c := worker; c < 256; c += smugglers {
+			for _, in := range inputs {
+				send(strings.Replace(in, "%", string([]byte{byte(c)}), 1) + last)
+			}
+		}
+	})
 }
 
 // converse sends input and its end, and returns all that comes back.

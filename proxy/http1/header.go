@@ -1,5 +1,7 @@
 package http1
 
+import "bytes"
+
 // Field is one header field as it was sent: the name's case is kept, the value is trimmed.
 type Field struct {
 	Name, Value []byte
@@ -34,6 +36,7 @@ const (
 	TE
 	Trailer
 	Upgrade
+	HTTP2Settings
 	Expect
 	UserAgent
 	ContentType
@@ -60,6 +63,16 @@ func (h Header) First(k Kind) (value []byte, ok bool) {
 		}
 	}
 	return nil, false
+}
+
+// Clone is a copy of h that shares no bytes with it.
+func (h Header) Clone() Header {
+	out := make(Header, len(h))
+	for i, f := range h {
+		f.Name, f.Value = bytes.Clone(f.Name), bytes.Clone(f.Value)
+		out[i] = f
+	}
+	return out
 }
 
 // EqualFold reports whether b is lower, which must be in lower case, in any case. ASCII only.
@@ -98,6 +111,9 @@ func kindOf(n []byte) Kind {
 	case 'g':
 		return pick(n, "grpc-status", GRPCStatus)
 	case 'h':
+		if len(n) == len("http2-settings") {
+			return pick(n, "http2-settings", HTTP2Settings)
+		}
 		return pick(n, "host", Host)
 	case 'k':
 		return pick(n, "keep-alive", KeepAlive)
@@ -213,10 +229,11 @@ func twin(n []byte) bool {
 	return k.endToEnd() && k != Content && k != ContentType || k == Connection || k == Upgrade
 }
 
-// connectionSpecific reports whether the field is for one hop by its own name (RFC 9110 section 7.6.1).
+// connectionSpecific reports whether the field is for one hop by its own name (RFC 9110 section 7.6.1, and RFC 7540 section
+// 3.2.1).
 func (k Kind) connectionSpecific() bool {
 	switch k {
-	case Connection, KeepAlive, ProxyConnection, Upgrade, TransferEncoding, TE:
+	case Connection, KeepAlive, ProxyConnection, Upgrade, HTTP2Settings, TransferEncoding, TE:
 		return true
 	}
 	return false

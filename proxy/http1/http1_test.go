@@ -100,7 +100,7 @@ func TestFieldsAreTrimmedAndKeepTheirCase(t *testing.T) {
 func TestKinds(t *testing.T) {
 	tests := map[string]http1.Kind{
 		"host": http1.Host, "content-length": http1.ContentLength, "transfer-encoding": http1.TransferEncoding, "connection": http1.Connection,
-		"keep-alive": http1.KeepAlive, "proxy-connection": http1.ProxyConnection, "te": http1.TE, "trailer": http1.Trailer, "upgrade": http1.Upgrade,
+		"keep-alive": http1.KeepAlive, "proxy-connection": http1.ProxyConnection, "te": http1.TE, "trailer": http1.Trailer, "upgrade": http1.Upgrade, "http2-settings": http1.HTTP2Settings,
 		"expect": http1.Expect, "user-agent": http1.UserAgent, "content-type": http1.ContentType, "authorization": http1.Authorization,
 		"cookie": http1.Cookie, "set-cookie": http1.SetCookie, "x-request-id": http1.RequestID, "x-forwarded-for": http1.ForwardedFor,
 		"x-forwarded-proto": http1.ForwardedProto, "x-forwarded-host": http1.ForwardedOther, "x-forwarded-port": http1.ForwardedOther,

@@ -28,7 +28,7 @@ type Config struct {
 type Timeouts struct {
 	Header     time.Duration // from a header block's first frame to its last, and for the peer's first SETTINGS; default 10 s
 	Idle       time.Duration // how long a connection without streams is kept; default 60 s
-	StreamIdle time.Duration // how long a stream on which nothing moves is kept; default 5 min
+	StreamIdle time.Duration // how long a stream on which nothing moves is kept, unless it is a tunnel; default 5 min
 	// Ping is after what silence the peer is asked whether it is still there, and how long it may take to answer; the
 	// default 0 asks never.
 	Ping time.Duration

@@ -42,9 +42,9 @@ type conn struct {
 	streams    map[uint32]*stream
 	active     int // server: handlers that run; client: streams that are open
 	lastID     uint32
-	lastReset  [64]uint32 // streams that we have reset: what still comes for them is ignored
+	lastReset  [recent]uint32 // streams that we have reset: what still comes for them is ignored
 	resets     int
-	closed     [64]uint32 // streams that ended, the latest ones
+	closed     [recent]uint32 // streams that ended, in whatever way, the latest ones
 	closes     int
 	glitches   budget
 	recvWindow int32
@@ -169,7 +169,7 @@ func (c *conn) tick() {
 	}
 	now, t := time.Since(c.start), c.cfg.Timeouts
 	for _, s := range c.streams {
-		if now-s.moved >= t.StreamIdle {
+		if !s.tunnel && now-s.moved >= t.StreamIdle {
 			s.reset(ErrStreamIdle)
 		}
 	}
@@ -213,7 +213,10 @@ func (c *conn) drop(s *stream) {
 
 var errDrained = errors.New("http2: the connection is drained")
 
-func contains(ids *[64]uint32, id uint32) bool {
+// recent is how many streams are remembered that have ended: more than are open at once by default.
+const recent = 128
+
+func contains(ids *[recent]uint32, id uint32) bool {
 	for _, v := range ids {
 		if v == id {
 			return true

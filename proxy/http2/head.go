@@ -158,11 +158,12 @@ func (h *head) request(r *Request, end bool) error {
 	if h.status != nil || !http1.ValidMethod(h.method) {
 		return malformed("pseudo-fields are not those of a request")
 	}
-	if string(h.method) == "CONNECT" {
+	connect := string(h.method) == "CONNECT"
+	if connect && h.protocol == nil {
 		h.fault = &http1.Error{Status: 405, Reason: "CONNECT is not offered"}
 		return nil
 	}
-	if len(h.scheme) == 0 || h.protocol != nil || !http1.ValidPath(h.method, h.path) {
+	if len(h.scheme) == 0 || h.protocol != nil && !connect || !http1.ValidPath(h.method, h.path) {
 		return malformed("pseudo-fields are not those of a request")
 	}
 	if h.authority != nil && h.host != nil && !bytes.EqualFold(h.authority, h.host) {
@@ -188,8 +189,26 @@ func (h *head) request(r *Request, end bool) error {
 	if end && h.length > 0 {
 		return malformed("body is shorter than its content-length")
 	}
+	if connect {
+		h.extendedConnect(q, end)
+	}
 	return nil
 }
+
+// extendedConnect makes of an extended CONNECT (RFC 8441 section 4) the GET that asks for an upgrade, and is held to what
+// that is held to: no body. A protocol other than websocket is answered as RFC 9220 section 3 has it.
+func (h *head) extendedConnect(q *http1.Request, end bool) {
+	switch {
+	case h.fault != nil:
+	case string(h.protocol) != "websocket":
+		h.fault = &http1.Error{Status: 501, Reason: "extended CONNECT is for websocket only"}
+	case end, h.length >= 0, h.expect:
+		h.fault = &http1.Error{Status: 400, Reason: "extended CONNECT ends with its head, or has a body"}
+	}
+	q.Method, q.Framing, q.Length, q.Continue, q.WebSocket = methodGet, http1.NoBody, 0, false, true
+}
+
+var methodGet = []byte("GET")
 
 func (h *head) framing(end bool) (http1.Framing, int64) {
 	switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // origin is a server of net/http that speaks HTTP/2 without TLS.
@@ -175,5 +178,110 @@ func TestDrain(t *testing.T) {
 	}
 	if err := <-ran; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAnswersToWhatWasGivenUp: those who give up many requests, while the server's answers are under way, leave the connection to
+// the others.
+func TestAnswersToWhatWasGivenUp(t *testing.T) {
+	a, b := net.Pipe()
+	cc := NewClientConn(b, Config{})
+	ran := make(chan error, 1)
+	go func() { ran <- cc.Run() }()
+	fr := http2.NewFramer(a, a)
+	opened := make(chan uint32, 1<<13)
+	if _, err := io.ReadFull(a, make([]byte, len(http2.ClientPreface))); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(opened)
+		for {
+			f, err := fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			if h, ok := f.(*http2.HeadersFrame); ok {
+				opened <- h.StreamID
+			}
+		}
+	}()
+	if err := fr.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	answer := func(id uint32) {
+		block := []byte{0x88} // :status 200, static table of RFC 7541
+		if err := errors.Join(fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true}), fr.WriteData(id, true, []byte("ok"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := Request{Scheme: []byte("http")}
+	get.Method, get.Path, get.Authority = []byte("GET"), []byte("/"), []byte("x")
+	const many = 3000
+	var ids []uint32
+	for range many {
+		s, err := cc.Open(&get, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, <-opened)
+		s.Close()
+	}
+	for _, id := range ids {
+		answer(id)
+	}
+	s, err := cc.Open(&get, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer(<-opened)
+	if r, err := s.Response(); err != nil || r.Status != 200 {
+		t.Errorf("the one who waits: %d, %v", r.Status, err)
+	}
+	cc.Close()
+	_ = a.Close()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTunnelMayBeSilent: when a stream of the same age has been quiet for too long, a tunnel still carries what it is given.
+func TestTunnelMayBeSilent(t *testing.T) {
+	addr := listen(t, Config{Timeouts: Timeouts{StreamIdle: 50 * time.Millisecond}}, func(s *ServerStream) {
+		if string(s.Request.Path) == "/tunnel" {
+			s.Tunnel()
+		}
+		_ = s.Respond(200, nil, false)
+		for buf := make([]byte, 10); ; {
+			n, err := s.Read(buf)
+			if err != nil || s.Write(buf[:n], false) != nil {
+				return
+			}
+		}
+	})
+	c := dial(t, addr, Config{})
+	open := func(path string) *ClientStream {
+		r := Request{Scheme: []byte("http")}
+		r.Method, r.Path, r.Authority = []byte("POST"), []byte(path), []byte("x")
+		s, err := c.Open(&r, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := s.Response(); err != nil || p.Status != 200 {
+			t.Fatalf("%d, %v", p.Status, err)
+		}
+		return s
+	}
+	tunnel, other := open("/tunnel"), open("/")
+	defer tunnel.Close()
+	defer other.Close()
+	buf := make([]byte, 10)
+	if _, err := other.Read(buf); !ofStream(err) {
+		t.Fatalf("the quiet stream ends with %v, want a reset", err)
+	}
+	if err := tunnel.Write([]byte("still"), false); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := tunnel.Read(buf); string(buf[:n]) != "still" || err != nil {
+		t.Errorf("the tunnel gives %q, %v", buf[:n], err)
 	}
 }

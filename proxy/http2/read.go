@@ -127,6 +127,21 @@ func (c *conn) refuse(id uint32, err *StreamError) error {
 	return err
 }
 
+// gaveUp reports whether a stream that is gone is one that we have reset, of which frames may be under way still (RFC 9113
+// section 5.1). A client has opened all that are not idle, and those that have not ended as they should are such, however long ago.
+func (c *conn) gaveUp(id uint32) bool {
+	return contains(&c.lastReset, id) || !c.server && !contains(&c.closed, id)
+}
+
+// late takes a frame of a stream that is gone. A server pays nothing for what it was asked for: who has many requests given up
+// must not take along the connection, which others use too.
+func (c *conn) late() error {
+	if !c.server {
+		return nil
+	}
+	return c.charge(costControl)
+}
+
 func (c *conn) idle(id uint32) bool {
 	return id%2 == 0 || id > c.lastID
 }
@@ -145,8 +160,8 @@ func (c *conn) data(f *http2.DataFrame, n int32) error {
 	switch {
 	case s == nil && c.idle(f.StreamID):
 		return protocol("DATA on an idle stream")
-	case s == nil && contains(&c.lastReset, f.StreamID):
-		return c.charge(costControl)
+	case s == nil && c.gaveUp(f.StreamID):
+		return c.late()
 	case s == nil || s.recvEnd:
 		return c.refuse(f.StreamID, &StreamError{Code: http2.ErrCodeStreamClosed, Reason: "DATA after the end"})
 	case s.client != nil && !s.client.final:
@@ -229,11 +244,11 @@ func (c *conn) block(h *head) error {
 		return c.responseCame(s, h, end)
 	case s != nil:
 		return c.trailerCame(s, h, end)
-	case contains(&c.lastReset, id):
-		return c.charge(costControl)
+	case c.gaveUp(id):
+		return c.late()
 	case id <= c.lastID && contains(&c.closed, id):
 		return &ConnError{http2.ErrCodeStreamClosed, "HEADERS on a closed stream"}
-	case id <= c.lastID || !c.server:
+	case id <= c.lastID:
 		return protocol("HEADERS on an old stream")
 	}
 	c.lastID = id
@@ -353,7 +368,7 @@ func (c *conn) resetCame(f *http2.RSTStreamFrame) error {
 		if c.idle(f.StreamID) {
 			return protocol("RST_STREAM on an idle stream")
 		}
-		return c.charge(costControl)
+		return c.late()
 	}
 	if s.recvEnd && f.ErrCode == NoError {
 		// It has answered in full, and wants no more of the request (RFC 9113 section 8.1).

@@ -12,7 +12,8 @@ import (
 )
 
 // Request is a request head in the form of HTTP/1, so that what decides on it need not know how it came. Host is not
-// among the fields: it is the Authority. Cookies are one field.
+// among the fields: it is the Authority. Cookies are one field. An extended CONNECT for a WebSocket (RFC 8441) is a GET that
+// asks for that upgrade: without a body, though the stream goes on.
 type Request struct {
 	http1.Request
 	Scheme []byte
@@ -46,6 +47,7 @@ func NewServerConn(nc net.Conn, cfg Config, handler func(*ServerStream)) *Server
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: c.cfg.Streams},
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.StreamWindow)},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.cfg.Limits.HeadBytes)},
+		http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1},
 	)
 	if more := c.cfg.ConnWindow - specWindow; more > 0 {
 		c.writeWindow(0, more)
@@ -89,6 +91,13 @@ func (c *conn) requestCame(h *head, id uint32, end bool) error {
 	c.active++
 	c.accept(s)
 	return nil
+}
+
+// Tunnel says that the stream carries another protocol from now on, which may be silent for as long as it likes.
+func (s *ServerStream) Tunnel() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.tunnel = true
 }
 
 // finish follows a handler's return.

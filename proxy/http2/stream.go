@@ -16,6 +16,8 @@ type stream struct {
 	err   error         // set once: how it ended before its time
 	moved time.Duration // when a body byte or a head last moved
 
+	tunnel bool // it may be silent
+
 	body     buffer
 	recvEnd  bool
 	read     bool  // to io.EOF

@@ -27,6 +27,7 @@ type Conn struct {
 	pooled *[firstPeek]byte
 	prefix []byte // read from Conn, not yet by our reader
 	late   *lateReader
+	prompt bool
 }
 
 // NewConn makes c peekable.
@@ -34,7 +35,11 @@ func NewConn(c net.Conn) *Conn { return &Conn{Conn: c} }
 
 // Read returns the peeked bytes first.
 func (c *Conn) Read(p []byte) (int, error) {
-	if len(c.prefix) == 0 {
+	switch {
+	case len(c.prefix) > 0:
+	case c.prompt:
+		return c.readNow(p)
+	default:
 		return c.Conn.Read(p)
 	}
 	n := copy(p, c.prefix)
@@ -56,12 +61,8 @@ type Lender = interface {
 // for its client holds none.
 func (c *Conn) ReadLate(l Lender) (int, error) {
 	if tc := c.TCP(); tc != nil && len(c.prefix) == 0 {
-		if c.late == nil {
-			raw, err := tc.SyscallConn()
-			if err != nil {
-				return 0, err
-			}
-			c.late = newLateReader(raw)
+		if err := c.needLate(tc); err != nil {
+			return 0, err
 		}
 		return c.late.read(l)
 	}
@@ -72,11 +73,51 @@ func (c *Conn) ReadLate(l Lender) (int, error) {
 	return n, err
 }
 
+func (c *Conn) needLate(tc *net.TCPConn) error {
+	if c.late != nil {
+		return nil
+	}
+	raw, err := tc.SyscallConn()
+	if err == nil {
+		c.late = newLateReader(raw)
+	}
+	return err
+}
+
+// Prompt has c's reads return os.ErrDeadlineExceeded where they would have to wait, until it is called with false: for its
+// reader, who wants only what has arrived. c is a Conn of TCP, or a connection of TLS on one; Prompt reports whether it is.
+func Prompt(c net.Conn, on bool) bool {
+	for {
+		switch t := c.(type) {
+		case *Conn:
+			if t.TCP() != nil {
+				t.prompt = on
+				return true
+			}
+			c = t.Conn
+		case interface{ NetConn() net.Conn }: // *tls.Conn
+			c = t.NetConn()
+		default:
+			return false
+		}
+	}
+}
+
+// readNow is Read without waiting.
+func (c *Conn) readNow(p []byte) (int, error) {
+	if err := c.needLate(c.TCP()); err != nil {
+		return 0, err
+	}
+	return c.late.readNow(p)
+}
+
 // lateReader reads in the very moment in which the runtime says that there is something.
 type lateReader struct {
 	raw     syscall.RawConn
 	ready   func(fd uintptr) bool
+	once    func(fd uintptr) bool
 	lender  Lender
+	into    []byte
 	n       int
 	failure error
 }
@@ -84,24 +125,37 @@ type lateReader struct {
 func newLateReader(raw syscall.RawConn) *lateReader {
 	r := &lateReader{raw: raw}
 	r.ready = func(fd uintptr) bool {
-		p := r.lender.Lend()
-		for {
-			n, err := syscall.Read(int(fd), p)
-			switch err {
-			case nil:
-				r.n, r.failure = n, nil
-			case syscall.EINTR:
-				continue
-			case syscall.EAGAIN:
-				r.lender.Return()
-				return false
-			default:
-				r.n, r.failure = 0, os.NewSyscallError("read", err)
-			}
+		if r.try(fd, r.lender.Lend()) {
 			return true
 		}
+		r.lender.Return()
+		return false
+	}
+	r.once = func(fd uintptr) bool {
+		if !r.try(fd, r.into) {
+			r.n, r.failure = 0, os.ErrDeadlineExceeded
+		}
+		return true
 	}
 	return r
+}
+
+// try reads once, and reports false where there is nothing.
+func (r *lateReader) try(fd uintptr, p []byte) bool {
+	for {
+		n, err := syscall.Read(int(fd), p)
+		switch err {
+		case nil:
+			r.n, r.failure = n, nil
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			return false
+		default:
+			r.n, r.failure = 0, os.NewSyscallError("read", err)
+		}
+		return true
+	}
 }
 
 func (r *lateReader) read(l Lender) (int, error) {
@@ -111,18 +165,38 @@ func (r *lateReader) read(l Lender) (int, error) {
 	if err != nil {
 		return 0, err // a deadline, or closed: no buffer is out
 	}
-	if r.n > 0 {
-		return r.n, nil
+	if r.n == 0 {
+		l.Return()
 	}
-	l.Return()
-	if r.failure != nil {
-		return 0, r.failure
+	return r.result()
+}
+
+func (r *lateReader) readNow(p []byte) (int, error) {
+	r.into = p
+	err := r.raw.Read(r.once)
+	r.into = nil
+	if err != nil {
+		return 0, err
 	}
-	return 0, io.EOF
+	return r.result()
+}
+
+func (r *lateReader) result() (int, error) {
+	if r.n == 0 && r.failure == nil {
+		return 0, io.EOF
+	}
+	return r.n, r.failure
 }
 
 // Buffered is what has been peeked and not yet read; it is valid until the next call.
 func (c *Conn) Buffered() []byte { return c.prefix }
+
+// Skip counts the first n peeked bytes as read.
+func (c *Conn) Skip(n int) {
+	if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
+		c.release()
+	}
+}
 
 // Take returns a copy of the peeked bytes and counts them as read, for who goes on with the connection below.
 func (c *Conn) Take() []byte {

@@ -336,3 +336,63 @@ func TestAddrPort(t *testing.T) {
 		}
 	}
 }
+
+// TestPrompt: what wants only what has arrived waits for nothing, over TCP and below TLS.
+func TestPrompt(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := NewConn(server)
+	defer func() { _ = c.Close() }()
+	outer := NewConn(layer{c})
+	buf := make([]byte, 10)
+	for _, conn := range []net.Conn{c, outer} {
+		if !Prompt(conn, true) {
+			t.Fatal("it can't be had")
+		}
+		if n, err := conn.Read(buf); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("of nothing it reads %d bytes, %v", n, err)
+		}
+		Prompt(conn, false)
+		if _, err := client.Write([]byte("first")); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conn.Read(buf[:2]); n != 2 || err != nil { // waits
+			t.Errorf("then it reads %d bytes, %v", n, err)
+		}
+		Prompt(conn, true)
+		if n, err := conn.Read(buf); string(buf[:n]) != "rst" || err != nil {
+			t.Errorf("of what is here it reads %q, %v", buf[:n], err)
+		}
+	}
+	_ = client.Close()
+	Prompt(c, false)
+	if err := c.Fill(); !errors.Is(err, io.EOF) { // waits
+		t.Fatal(err)
+	}
+	Prompt(c, true)
+	if n, err := c.Read(buf); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("at the end it reads %d bytes, %v", n, err)
+	}
+	a, b := net.Pipe()
+	defer func() { _, _ = a.Close(), b.Close() }()
+	if Prompt(NewConn(a), true) {
+		t.Error("a pipe claims that it can do without waiting")
+	}
+}
+
+// layer is a connection of TLS as far as it matters.
+type layer struct{ *Conn }
+
+func (l layer) NetConn() net.Conn { return l.Conn }

@@ -284,10 +284,8 @@ func TestSniffTimeouts(t *testing.T) {
 func TestSniffEnds(t *testing.T) {
 	for in, want := range map[string]Kind{"": Silent, "GET": TCP, "\x16\x03": TCP, "\r": TCP, "GET /admin": HTTP1, "PUB a": TCP} {
 		client, server := tcpPair(t)
-		go func() {
-			_, _ = client.Write([]byte(in))
-			_ = client.Close()
-		}()
+		_, _ = client.Write([]byte(in))
+		_ = client.Close()
 		kind, _, err := Sniff(NewConn(server), testTimeouts)
 		if kind != want || (in == "") != errors.Is(err, io.EOF) {
 			t.Errorf("%q and the end: %v, %v; want %v", in, kind, err, want)
@@ -315,7 +313,9 @@ func tcpPair(t *testing.T) (client, server net.Conn) {
 	return client, server
 }
 
-func TestSniffIsBounded(t *testing.T) {
+func TestSniffIsBounded(t *testing.T) { synctest.Test(t, sniffIsBounded) }
+
+func sniffIsBounded(t *testing.T) {
 	client, server := net.Pipe()
 	go func() {
 		b := bytes.Repeat([]byte("a"), 1<<20)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -16,7 +17,18 @@ import (
 type match struct {
 	conditions []condition
 	prefix     string // of the path, where the match on the uri asks for one
+	path       pathKind
+	text       string // that the path is to be, or to begin with
 }
+
+// pathKind is what a match asks of the path, as far as it can be looked up.
+type pathKind uint8
+
+const (
+	anyPath pathKind = iota
+	exactPath
+	prefixPath
+)
 
 // condition is one test on a request; its String says what it wants.
 type condition interface {
@@ -64,6 +76,10 @@ func compileMatch(s *snapshot.Match) (match, error) {
 			errs = append(errs, fmt.Errorf("headers[%s]: %w", h.Name, err))
 			continue
 		}
+		if len(h.Claim) > 0 {
+			m.conditions = append(m.conditions, claim{h.Name, h.Claim, v, h.Invert})
+			continue
+		}
 		m.conditions = append(m.conditions, header{strings.ToLower(h.Name), v, h.Invert})
 	}
 	for i := range s.QueryParams {
@@ -77,6 +93,13 @@ func compileMatch(s *snapshot.Match) (match, error) {
 	}
 	if s.URI != nil {
 		m.prefix = s.URI.Prefix
+	}
+	switch {
+	case s.URI == nil, s.URI.Regex != "", s.IgnoreURICase:
+	case s.URI.Prefix != "":
+		m.path, m.text = prefixPath, s.URI.Prefix
+	default:
+		m.path, m.text = exactPath, s.URI.Exact
 	}
 	return m, errors.Join(errs...)
 }
@@ -154,6 +177,23 @@ func (h header) matches(fields http1.Header) bool {
 	return n > 0 && (h.value == nil || h.value.Match(value))
 }
 func (h header) String() string { return describe("header", h.name, h.value, h.invert) }
+
+// claim is a match on a claim of the request's verified token.
+type claim struct {
+	name   string // that the rule has for it
+	path   []string
+	value  filter.Text // nil: presence
+	invert bool
+}
+
+func (c claim) holds(q *Request) bool {
+	values := q.Auth.At(c.path)
+	if c.value == nil {
+		return (len(values) > 0) != c.invert
+	}
+	return slices.ContainsFunc(values, func(v string) bool { return c.value.Match([]byte(v)) }) != c.invert
+}
+func (c claim) String() string { return describe("claim", c.name, c.value, c.invert) }
 
 type queryParam struct {
 	name   string

@@ -14,7 +14,8 @@ type Request = filter.Request
 
 // Routes are the routes of one virtual host, in order.
 type Routes struct {
-	list []*Route
+	list  []*Route
+	index index
 }
 
 // Route is one compiled route.
@@ -58,6 +59,7 @@ func Compile(routes []snapshot.Route) (*Routes, error) {
 		}
 		rs.list = append(rs.list, r)
 	}
+	rs.index = makeIndex(rs.list)
 	return rs, errors.Join(errs...)
 }
 
@@ -95,25 +97,14 @@ func compile(s *snapshot.Route) (*Route, error) {
 
 // Match is the first route that matches, or nil. It notes in q what of the path a prefix has matched.
 func (rs *Routes) Match(q *Request) *Route {
-	for _, r := range rs.list {
-		if r.matchesAny(q) {
-			return r
-		}
+	e := rs.index.find(q)
+	if e == nil {
+		return nil
 	}
-	return nil
-}
-
-func (r *Route) matchesAny(q *Request) bool {
-	if len(r.matches) == 0 {
-		return true
+	if e.match != nil {
+		q.Prefix = e.match.prefix
 	}
-	for i := range r.matches {
-		if m := &r.matches[i]; m.fails(q) == nil {
-			q.Prefix = m.prefix
-			return true
-		}
-	}
-	return false
+	return e.route
 }
 
 // Pick chooses a destination by weight, of which there must be one. random is uniform in [0, 2^64).

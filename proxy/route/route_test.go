@@ -2,12 +2,15 @@ package route_test
 
 import (
 	"bytes"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/http1"
 	"github.com/composure-mesh/composure/proxy/route"
 )
@@ -34,6 +37,17 @@ func TestMatch(t *testing.T) {
 	}
 	query := func(name string, v *snapshot.StringMatch) snapshot.Match {
 		return snapshot.Match{QueryParams: []snapshot.HeaderMatch{{Name: name, Value: v}}}
+	}
+	about := func(v *snapshot.StringMatch, invert bool, claim ...string) snapshot.Match {
+		return snapshot.Match{Headers: []snapshot.HeaderMatch{{Name: "@request.auth.claims", Claim: claim, Value: v, Invert: invert}}}
+	}
+	staff := &exchange.Auth{Claims: &exchange.Claim{Fields: map[string]*exchange.Claim{
+		"groups": {Values: []string{"staff", "ops"}}, "realm": {Fields: map[string]*exchange.Claim{"role": {Values: []string{"editor"}}}},
+	}}}
+	whose := func(a *exchange.Auth) *route.Request {
+		q := request("GET a/")
+		q.Auth = a
+		return q
 	}
 	tests := []struct {
 		name  string
@@ -81,6 +95,17 @@ func TestMatch(t *testing.T) {
 		{"query present", query("v", nil), request("GET a/?v"), true},
 		{"query missing", query("v", nil), request("GET a/?w"), false},
 		{"no query", query("v", nil), request("GET a/v"), false},
+		{"claim", about(exact("staff"), false, "groups"), whose(staff), true},
+		{"another value of a claim", about(exact("admin"), false, "groups"), whose(staff), false},
+		{"claim by prefix", about(prefix("op"), false, "groups"), whose(staff), true},
+		{"claim within a claim", about(regex("ed.*"), false, "realm", "role"), whose(staff), true},
+		{"a claim's name has a case", about(nil, false, "Groups"), whose(staff), false},
+		{"claim present", about(nil, false, "groups"), whose(staff), true},
+		{"no such claim", about(nil, false, "other"), whose(staff), false},
+		{"claim of nobody", about(nil, false, "groups"), request("GET a/"), false},
+		{"without a claim", about(exact("staff"), true, "groups"), whose(staff), false},
+		{"without a claim, of nobody", about(exact("staff"), true, "groups"), request("GET a/"), true},
+		{"a header of a claim's name", about(exact("staff"), false, "groups"), request("GET a/", "@request.auth.claims: staff"), false},
 		{"all conditions", snapshot.Match{URI: prefix("/a"), Method: exact("GET"), Headers: []snapshot.HeaderMatch{{Name: "x"}}}, request("GET a/a", "x: 1"), true},
 		{"all conditions but one", snapshot.Match{URI: prefix("/a"), Method: exact("GET"), Headers: []snapshot.HeaderMatch{{Name: "x"}}}, request("GET a/a"), false},
 	}
@@ -160,19 +185,81 @@ func TestCompileNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestMatchIsTheFirstThatExplainFinds compares the index with trying one route after the other, in tables of all kinds of
+// matches whose paths overlap.
+func TestMatchIsTheFirstThatExplainFinds(t *testing.T) {
+	to := []snapshot.Destination{{Service: "s", Weight: 1}}
+	paths := []string{"/", "/a", "/a/", "/a/b", "/a/b/c", "/A/b", "/b", "/ab", "/a/b?x=/a"}
+	random := rand.New(rand.NewPCG(1, 2))
+	match := func() snapshot.Match {
+		var m snapshot.Match
+		text := paths[random.IntN(len(paths)-1)]
+		switch random.IntN(5) {
+		case 0:
+			m.URI = exact(text)
+		case 1, 2:
+			m.URI = prefix(text)
+		case 3:
+			m.URI = regex(text + ".*")
+		}
+		m.IgnoreURICase = m.URI != nil && random.IntN(4) == 0
+		if random.IntN(2) == 0 {
+			m.Method = exact([]string{"GET", "PUT"}[random.IntN(2)])
+		}
+		return m
+	}
+	matched := 0
+	for range 2000 {
+		var routes []snapshot.Route
+		for range random.IntN(8) {
+			r := snapshot.Route{Destinations: to}
+			for range min(random.IntN(8), 3) {
+				r.Matches = append(r.Matches, match())
+			}
+			routes = append(routes, r)
+		}
+		rs, err := route.Compile(routes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			for _, method := range []string{"GET", "PUT", "POST"} {
+				got, want := request(method+" h"+path), request(method+" h"+path)
+				var first *route.Route
+				if steps := rs.Explain(want); len(steps) > 0 && steps[len(steps)-1].Matched {
+					first = steps[len(steps)-1].Route
+					matched++
+				}
+				if r := rs.Match(got); r != first || got.Prefix != want.Prefix {
+					t.Fatalf("%s %s: got %p with prefix %q, want %p with %q, of %+v", method, path, r, got.Prefix, first, want.Prefix, routes)
+				}
+			}
+		}
+	}
+	if matched == 0 {
+		t.Error("no request had a route")
+	}
+}
+
 func BenchmarkMatch(b *testing.B) {
 	to := []snapshot.Destination{{Service: "s", Weight: 1}}
-	rs, err := route.Compile([]snapshot.Route{
-		{Matches: []snapshot.Match{{Headers: []snapshot.HeaderMatch{{Name: "end-user", Value: exact("jason")}}}}, Destinations: to},
-		{Matches: []snapshot.Match{{URI: prefix("/api")}}, Destinations: to},
-		{Destinations: to},
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	q := request("GET a/index", "host: a", "user-agent: x", "accept: y")
-	b.ReportAllocs()
-	for b.Loop() {
-		rs.Match(q)
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("prefixes=%d", n), func(b *testing.B) {
+			routes := []snapshot.Route{
+				{Matches: []snapshot.Match{{Headers: []snapshot.HeaderMatch{{Name: "end-user", Value: exact("jason")}}}}, Destinations: to},
+			}
+			for i := range n {
+				routes = append(routes, snapshot.Route{Matches: []snapshot.Match{{URI: prefix(fmt.Sprintf("/api/%03d", i))}}, Destinations: to})
+			}
+			rs, err := route.Compile(append(routes, snapshot.Route{Destinations: to}))
+			if err != nil {
+				b.Fatal(err)
+			}
+			q := request("GET a/index/of/pages", "host: a", "user-agent: x", "accept: y")
+			b.ReportAllocs()
+			for b.Loop() {
+				rs.Match(q)
+			}
+		})
 	}
 }

@@ -24,13 +24,20 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 			byID:     map[string]*Workload{},
 			services: map[string]*Service{},
 			gateways: map[uint16]*gateway{},
+			names:    map[string]name{},
+			virtual:  map[netip.Addr]*VirtualHost{},
 		},
 		old:    old,
 		byName: map[string]*Workload{},
 	}
 	b.t.registryOnly = s.RegistryOnly
+	if s.Security != nil {
+		b.security(s.Security)
+	}
+	b.usage(s.Usage)
 	b.workloads(s)
 	b.servicesOf(s)
+	b.locate()
 	for i := range s.VirtualHosts {
 		b.virtualHost("virtual host "+s.VirtualHosts[i].Name, &s.VirtualHosts[i], &b.t.hosts, true)
 	}
@@ -40,7 +47,7 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 	}
 	for i := range s.Gateways {
 		g := &s.Gateways[i]
-		d := &gateway{protocol: g.Protocol}
+		d := &gateway{protocol: g.Protocol, tlsServers: map[string]*tlsServer{}}
 		if b.t.gateways[g.Port] != nil {
 			b.refuse("gateway port %d: listed twice", g.Port)
 		}
@@ -53,6 +60,9 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 		if d.streams, err = compileStreams(g.TLSRoutes, g.TCPRoutes); err != nil {
 			b.refuse("gateway port %d: %w", g.Port, err)
 		}
+		for j := range g.TLSServers {
+			b.tlsServer(g.Port, &g.TLSServers[j], d)
+		}
 	}
 	if err := errors.Join(b.errs...); err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", s.Version, err)
@@ -63,7 +73,20 @@ func Build(s *snapshot.Snapshot, old *Table) (*Table, error) {
 type builder struct {
 	t, old *Table
 	byName map[string]*Workload
+	peers  map[string]*snapshot.Modes // of workloads that don't take mutual TLS at every port
 	errs   []error
+}
+
+// security takes in citadel's part.
+func (b *builder) security(s *snapshot.Security) {
+	b.mutual(&s.Authentication.TLS)
+	b.peers = make(map[string]*snapshot.Modes, len(s.Authentication.Peers))
+	for i := range s.Authentication.Peers {
+		p := &s.Authentication.Peers[i]
+		b.modes("peer "+p.Workload, &p.Modes)
+		b.peers[p.Workload] = &p.Modes
+	}
+	b.checks(s)
 }
 
 func (b *builder) refuse(format string, args ...any) {
@@ -87,6 +110,11 @@ func (b *builder) workload(w *snapshot.Workload, self string) {
 	if b.byName[w.Name] != nil {
 		b.refuse("workload %s: listed twice", w.Name)
 		return
+	}
+	if modes := b.peers[w.Name]; modes != nil {
+		known := *w
+		known.TLS = modes
+		w = &known
 	}
 	tw := &Workload{
 		Workload:  w,
@@ -135,13 +163,15 @@ func (b *builder) servicesOf(s *snapshot.Snapshot) {
 		}
 		ts := &Service{Service: svc, members: map[string]bool{}, clusters: map[string]*upstream.Cluster{}, ports: map[lane]*upstream.Cluster{}}
 		b.t.services[svc.Host] = ts
-		b.clusters(object, ts, "", svc.Endpoints, svc.Policy, svc.PortPolicies)
+		places := b.places(object, svc)
+		b.clusters(object, ts, "", b.endpoints(object, svc.Endpoints, places), svc.Policy, svc.PortPolicies)
 		for _, name := range svc.Endpoints {
 			ts.members[name] = true
 		}
 		for j := range svc.Subsets {
 			sub := &svc.Subsets[j]
-			b.clusters(object+": subset "+sub.Name, ts, sub.Name, sub.Endpoints, sub.Policy, sub.PortPolicies)
+			of := object + ": subset " + sub.Name
+			b.clusters(of, ts, sub.Name, b.endpoints(of, sub.Endpoints, places), sub.Policy, sub.PortPolicies)
 		}
 	}
 	for _, w := range b.byName {
@@ -163,18 +193,25 @@ func (b *builder) servicesOf(s *snapshot.Snapshot) {
 	}
 }
 
+// self is the proxy's own workload; nil before there is one.
+func (b *builder) self() *snapshot.Workload {
+	if b.t.self == nil {
+		return nil
+	}
+	return b.t.self.Workload
+}
+
 // clusters are those of a service or subset: one for all ports, and one for each port that has a policy of its own. What a
 // policy counts, it counts for each of the ports.
-func (b *builder) clusters(object string, s *Service, subset string, names []string, policy snapshot.Policy, ports []snapshot.PortPolicy) {
-	endpoints := b.endpoints(object, names)
+func (b *builder) clusters(object string, s *Service, subset string, endpoints []*upstream.Endpoint, policy snapshot.Policy, ports []snapshot.PortPolicy) {
 	b.policy(object, &policy)
-	s.clusters[subset] = upstream.NewCluster(s.Service, subset, policy, endpoints, b.old.Cluster(s.Host, subset))
+	s.clusters[subset] = upstream.NewCluster(s.Service, subset, policy, endpoints, b.old.Cluster(s.Host, subset), b.self())
 	at := func(port uint16, p snapshot.Policy) {
 		var old *upstream.Cluster
 		if os := b.old.services[s.Host]; os != nil {
 			old = os.ports[lane{subset, port}]
 		}
-		s.ports[lane{subset, port}] = upstream.NewCluster(s.Service, subset, p, endpoints, old)
+		s.ports[lane{subset, port}] = upstream.NewCluster(s.Service, subset, p, endpoints, old, b.self())
 	}
 	if policy.Connections != nil || policy.Outlier != nil || policy.RetryBudget != nil {
 		for _, p := range s.Ports {
@@ -200,9 +237,47 @@ func (b *builder) policy(object string, p *snapshot.Policy) {
 	}
 }
 
-func (b *builder) endpoints(object string, names []string) []*upstream.Endpoint {
+// places are the endpoints of a service that have a place of their own in it, by workload.
+func (b *builder) places(object string, s *snapshot.Service) map[string]*upstream.Endpoint {
+	if len(s.Places) == 0 {
+		return nil
+	}
+	places := make(map[string]*upstream.Endpoint, len(s.Places))
+	for i := range s.Places {
+		p := &s.Places[i]
+		w := b.byName[p.Workload]
+		switch {
+		case w == nil:
+			b.refuse("%s: place %s is no workload of the snapshot", object, p.Workload)
+			continue
+		case p.Address == "" && len(w.Addresses) == 0:
+			continue // it can't be reached
+		}
+		address := p.Address
+		if address == "" {
+			address = w.Addresses[0]
+		}
+		ip, err := netip.ParseAddr(address)
+		if err != nil {
+			b.refuse("%s: place %s: address: %w", object, p.Workload, err)
+			continue
+		}
+		identity := p.Identity
+		if at := w.endpoints[ip.Unmap()]; identity == "" && at != nil {
+			identity = at.Identity
+		}
+		places[p.Workload] = upstream.NewPlace(w.Workload, ip.Unmap(), identity, p)
+	}
+	return places
+}
+
+func (b *builder) endpoints(object string, names []string, places map[string]*upstream.Endpoint) []*upstream.Endpoint {
 	endpoints := make([]*upstream.Endpoint, 0, len(names))
 	for _, name := range names {
+		if e := places[name]; e != nil {
+			endpoints = append(endpoints, e)
+			continue
+		}
 		w := b.byName[name]
 		if w == nil {
 			b.refuse("%s: endpoint %s is no workload of the snapshot", object, name)
@@ -216,6 +291,27 @@ func (b *builder) endpoints(object string, names []string) []*upstream.Endpoint 
 		}
 	}
 	return endpoints
+}
+
+func (b *builder) tlsServer(port uint16, s *snapshot.TLSServer, into *gateway) {
+	object := fmt.Sprintf("gateway port %d: tls server %s", port, s.Name)
+	if into.tlsServers[s.Name] != nil {
+		b.refuse("%s: listed twice", object)
+	}
+	switch s.TLS.Mode {
+	case snapshot.ServerSimple, snapshot.ServerMutual, snapshot.ServerOptionalMutual, snapshot.ServerMeshMutual:
+	default:
+		b.refuse("%s: tls mode %q is not known", object, s.TLS.Mode)
+	}
+	ts := &tlsServer{TLSServer: s}
+	into.tlsServers[s.Name] = ts
+	for i := range s.VirtualHosts {
+		b.virtualHost(object+": virtual host "+s.VirtualHosts[i].Name, &s.VirtualHosts[i], &ts.domains, false)
+	}
+	var err error
+	if ts.streams, err = compileStreams(nil, s.TCPRoutes); err != nil {
+		b.refuse("%s: %w", object, err)
+	}
 }
 
 func (b *builder) virtualHost(object string, s *snapshot.VirtualHost, into *domains, bind bool) {
@@ -244,5 +340,8 @@ func (b *builder) virtualHost(object string, s *snapshot.VirtualHost, into *doma
 		if err := into.add(domain, vh); err != nil {
 			b.refuse("%s: %w", object, err)
 		}
+	}
+	if bind {
+		b.names(object, s, vh)
 	}
 }

@@ -2,7 +2,6 @@ package table
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,19 +10,15 @@ import (
 // domains finds virtual hosts by authority: an exact name wins over a wildcard, a longer wildcard over a shorter one,
 // and "*" comes last.
 type domains struct {
-	exact     map[string]*VirtualHost
-	wildcards []wildcard // longest suffix first
-	all       *VirtualHost
-}
-
-type wildcard struct {
-	suffix string // ".example.com"
-	host   *VirtualHost
+	exact    map[string]*VirtualHost
+	suffixes map[string]*VirtualHost // of wildcards: ".example.com"
+	lengths  []int                   // that suffixes have, longest first
+	all      *VirtualHost
 }
 
 func (d *domains) add(domain string, vh *VirtualHost) error {
 	if d.exact == nil {
-		d.exact = map[string]*VirtualHost{}
+		d.exact, d.suffixes = map[string]*VirtualHost{}, map[string]*VirtualHost{}
 	}
 	domain = strings.ToLower(domain)
 	switch {
@@ -33,8 +28,15 @@ func (d *domains) add(domain string, vh *VirtualHost) error {
 		}
 		d.all = vh
 	case strings.HasPrefix(domain, "*"):
-		d.wildcards = append(d.wildcards, wildcard{domain[1:], vh})
-		slices.SortStableFunc(d.wildcards, func(a, b wildcard) int { return cmp.Compare(len(b.suffix), len(a.suffix)) })
+		suffix := domain[1:]
+		if d.suffixes[suffix] != nil {
+			break // the first has it
+		}
+		d.suffixes[suffix] = vh
+		if !slices.Contains(d.lengths, len(suffix)) {
+			d.lengths = append(d.lengths, len(suffix))
+			slices.SortFunc(d.lengths, func(a, b int) int { return b - a })
+		}
 	default:
 		if old := d.exact[domain]; old != nil {
 			return fmt.Errorf("domain %q is also in virtual host %s", domain, old.Name)
@@ -50,10 +52,12 @@ func (d *domains) lookup(authority []byte) *VirtualHost {
 	if vh := d.exact[string(host)]; vh != nil {
 		return vh
 	}
-	for i := range d.wildcards {
-		w := &d.wildcards[i]
-		if len(host) > len(w.suffix) && string(host[len(host)-len(w.suffix):]) == w.suffix {
-			return w.host
+	for _, n := range d.lengths {
+		if n >= len(host) {
+			continue
+		}
+		if vh := d.suffixes[string(host[len(host)-n:])]; vh != nil {
+			return vh
 		}
 	}
 	return d.all

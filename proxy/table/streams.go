@@ -107,13 +107,28 @@ func (s *streams) match(dst netip.AddrPort, w *Workload, t *Table, tls bool, ser
 }
 
 func (r *streamRoute) named(serverName string) bool {
-	serverName = strings.ToLower(serverName)
-	for _, n := range r.names {
-		if suffix, wild := strings.CutPrefix(n, "*"); n == serverName || wild && len(serverName) >= len(suffix) && strings.HasSuffix(serverName, suffix) {
-			return true
+	return nameRank(r.names, strings.ToLower(serverName)) > unnamed
+}
+
+// Ranks of nameRank; between them are the lengths of the suffixes of wildcards.
+const (
+	unnamed   = -1
+	exactName = 1 << 16
+)
+
+// nameRank says how precisely names, which may be wildcards, have a server name in lower case.
+func nameRank(names []string, serverName string) int {
+	rank := unnamed
+	for _, n := range names {
+		suffix, wild := strings.CutPrefix(n, "*")
+		switch {
+		case n == serverName:
+			return exactName
+		case wild && len(serverName) >= len(suffix) && strings.HasSuffix(serverName, suffix):
+			rank = max(rank, len(suffix))
 		}
 	}
-	return false
+	return rank
 }
 
 func (r *streamRoute) holds(ip netip.Addr) bool {
@@ -143,6 +158,9 @@ func (t *Table) Session(dst netip.AddrPort, tls bool, serverName string, random 
 	if r := t.streams.match(dst, w, t, tls, serverName); r != nil {
 		return t.follow(r, dst, random)
 	}
+	if IsVirtual(dst.Addr()) {
+		return t.virtualSession(dst, random)
+	}
 	out := Session{Target: upstream.Target{Addr: dst}, Cluster: PassthroughCluster}
 	out.Ends.Source = t.source()
 	if t.BlackHole(w) {
@@ -166,13 +184,64 @@ func (t *Table) Session(dst netip.AddrPort, tls bool, serverName string, random 
 	return out
 }
 
-// GatewaySession says where the bytes of a connection to a gateway's port go; false where no route takes it.
-func (t *Table) GatewaySession(dst netip.AddrPort, tls bool, serverName string, random uint64) (Session, bool) {
+// virtualSession is that to a service by its virtual address: nothing else is there.
+func (t *Table) virtualSession(dst netip.AddrPort, random uint64) Session {
+	if vh := t.virtual[dst.Addr()]; vh != nil && vh.Service != nil {
+		s := t.follow(&streamRoute{
+			TCPRoute: &snapshot.TCPRoute{Destinations: []snapshot.Destination{{Service: vh.Service.Host}}}, weights: one,
+		}, dst, random)
+		if s.passthrough {
+			s.Flag = exchange.FlagNoHealthyUpstream
+		}
+		return s
+	}
+	out := Session{Target: upstream.Target{Addr: dst}, Cluster: BlackHoleCluster, Flag: exchange.FlagNoRoute}
+	out.Ends.Source = t.source()
+	return out
+}
+
+// one are the weights of a single destination.
+var one = func() (w route.Weights) {
+	w.Add(1)
+	return w
+}()
+
+// StreamRoute is the route that Session follows, nil for none: for explain.
+func (t *Table) StreamRoute(dst netip.AddrPort, tls bool, serverName string) *snapshot.TCPRoute {
+	if r := t.streams.match(dst, t.Workload(dst.Addr()), t, tls, serverName); r != nil {
+		return r.TCPRoute
+	}
+	return nil
+}
+
+// GatewayStreamRoute is the route that GatewaySession follows, nil for none: for explain.
+func (t *Table) GatewayStreamRoute(dst netip.AddrPort, tls bool, serverName string) *snapshot.TCPRoute {
+	g := t.gateways[dst.Port()]
+	if g == nil {
+		return nil
+	}
+	if r := g.streams.match(dst, nil, t, tls, serverName); r != nil {
+		return r.TCPRoute
+	}
+	return nil
+}
+
+// GatewaySession says where the bytes of a connection to a gateway's port go; false where no route takes it. server is the
+// name of the server that has ended its TLS, empty for none.
+func (t *Table) GatewaySession(dst netip.AddrPort, server string, tls bool, serverName string, random uint64) (Session, bool) {
 	g := t.gateways[dst.Port()]
 	if g == nil {
 		return Session{}, false
 	}
-	r := g.streams.match(dst, nil, t, tls, serverName)
+	from := &g.streams
+	if server != "" {
+		s := g.tlsServers[server]
+		if s == nil {
+			return Session{}, false
+		}
+		from = &s.streams
+	}
+	r := from.match(dst, nil, t, tls, serverName)
 	if r == nil {
 		return Session{}, false
 	}
@@ -200,7 +269,7 @@ func (t *Table) follow(r *streamRoute, dst netip.AddrPort, random uint64) Sessio
 	}
 	out.Cluster = c.Name(port)
 	if c.Passthrough() {
-		out.passthrough, out.Target = true, upstream.Target{Addr: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())}
+		out.passthrough, out.Target = true, upstream.Target{Addr: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()), TLS: c.ClientTLS(), ServerName: c.ServerName("")}
 		return out
 	}
 	e := c.Pick(nil)
@@ -209,7 +278,7 @@ func (t *Table) follow(r *streamRoute, dst netip.AddrPort, random uint64) Sessio
 		return out
 	}
 	out.Ends.Destination = e.Workload
-	out.Endpoint, out.Target = e, e.Target(port)
+	out.Endpoint, out.Target = e, e.Target(t.services[to.Service].Target(port))
 	return out
 }
 

@@ -4,9 +4,16 @@ package table
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/mesh/snapshot"
+	"github.com/composure-mesh/composure/proxy/authn"
+	"github.com/composure-mesh/composure/proxy/authz"
+	"github.com/composure-mesh/composure/proxy/extauth"
+	"github.com/composure-mesh/composure/proxy/filter"
+	"github.com/composure-mesh/composure/proxy/mixer"
+	"github.com/composure-mesh/composure/proxy/quota"
 	"github.com/composure-mesh/composure/proxy/route"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
@@ -19,14 +26,31 @@ type Table struct {
 	byID         map[string]*Workload // identity, where one workload alone holds it
 	services     map[string]*Service
 	hosts        domains
+	names        map[string]name             // what DNS answers, by domain
+	virtual      map[netip.Addr]*VirtualHost // by address of mesh.VirtualNetwork
 	streams      streams
 	gateways     map[uint16]*gateway
 	registryOnly bool
+	mutual       mutual
+	tokens       *authn.Filter
+	access       *authz.Filter
+	authorizers  []*extauth.Provider
+	refuses      []filter.Check
+	rules        *mixer.Rules
+	quotas       *quota.Set
 }
 
 // gateway is one port of a gateway.
 type gateway struct {
 	protocol mesh.Protocol
+	domains
+	streams    streams
+	tlsServers map[string]*tlsServer // by name
+}
+
+// tlsServer is a server that ends TLS.
+type tlsServer struct {
+	*snapshot.TLSServer
 	domains
 	streams streams
 }
@@ -66,6 +90,16 @@ func (s *Service) Protocol(port uint16) mesh.Protocol {
 		}
 	}
 	return mesh.ProtocolAuto
+}
+
+// Target is the port at the endpoints for a port of the service.
+func (s *Service) Target(port uint16) uint16 {
+	for i := range s.Ports {
+		if s.Ports[i].Number == port && s.Ports[i].Target != 0 {
+			return s.Ports[i].Target
+		}
+	}
+	return port
 }
 
 // VirtualHost is a virtual host with its compiled routes.
@@ -162,6 +196,8 @@ func (t *Table) Outbound(dst netip.AddrPort, authority []byte) Outbound {
 		out.VirtualHost = vh
 	case out.Workload != nil && out.Workload.Canonical != nil:
 		out.VirtualHost = out.Workload.Canonical.VirtualHost
+	case out.Workload == nil:
+		out.VirtualHost = t.virtual[dst.Addr().Unmap()]
 	}
 	return out
 }
@@ -177,13 +213,43 @@ func (t *Table) Inbound(authority []byte) *Service {
 	return t.self.Canonical
 }
 
-// Gateway is the virtual host of a gateway's port for an authority, or nil.
-func (t *Table) Gateway(port uint16, authority []byte) *VirtualHost {
-	d := t.gateways[port]
-	if d == nil {
+// Gateway is the virtual host of a gateway's port for an authority, or nil. server is the name of the TLS server that the
+// client came in by, empty for none.
+func (t *Table) Gateway(port uint16, server string, authority []byte) *VirtualHost {
+	g := t.gateways[port]
+	switch {
+	case g == nil:
+		return nil
+	case server == "":
+		return g.lookup(authority)
+	}
+	if s := g.tlsServers[server]; s != nil {
+		return s.lookup(authority)
+	}
+	return nil
+}
+
+// GatewayTLS is the server that ends the TLS of a client of a gateway's port which asks for serverName. It is nil where
+// nobody has that name, and where a route of TLS that passes through has it more precisely.
+func (t *Table) GatewayTLS(port uint16, serverName string) *snapshot.TLSServer {
+	g := t.gateways[port]
+	if g == nil {
 		return nil
 	}
-	return d.lookup(authority)
+	serverName = strings.ToLower(serverName)
+	var best *snapshot.TLSServer
+	rank := unnamed
+	for _, s := range g.tlsServers {
+		if r := nameRank(s.ServerNames, serverName); r > rank {
+			best, rank = s.TLSServer, r
+		}
+	}
+	for i := range g.streams.routes {
+		if nameRank(g.streams.routes[i].names, serverName) > rank {
+			return nil
+		}
+	}
+	return best
 }
 
 // Direct is the endpoint at the very address dst, if a workload of the mesh is there, else nil: then it is dialled in
@@ -199,6 +265,11 @@ func (t *Table) Direct(dst netip.Addr) *upstream.Endpoint {
 func (t *Table) Protocol(dst netip.AddrPort) mesh.Protocol {
 	if w := t.Workload(dst.Addr()); w != nil {
 		if p := w.protocols[dst.Port()]; p != mesh.ProtocolAuto {
+			return p
+		}
+	}
+	if vh := t.virtual[dst.Addr().Unmap()]; vh != nil && vh.Service != nil {
+		if p := vh.Service.Protocol(dst.Port()); p != mesh.ProtocolAuto {
 			return p
 		}
 	}

@@ -103,11 +103,11 @@ func TestGatewayPrefersTheMoreSpecificDomain(t *testing.T) {
 	for authority, want := range map[string]string{
 		"a.deep.example.org:80": "exact", "b.deep.example.org": "deep", "deep.example.org": "wide", "x.example.org": "wide", "example.org": "all", "": "all",
 	} {
-		if vh := tab.Gateway(80, []byte(authority)); vh == nil || vh.Name != want {
+		if vh := tab.Gateway(80, "", []byte(authority)); vh == nil || vh.Name != want {
 			t.Errorf("%q: got %v, want %s", authority, vh, want)
 		}
 	}
-	if vh := tab.Gateway(81, []byte("a.deep.example.org")); vh != nil {
+	if vh := tab.Gateway(81, "", []byte("a.deep.example.org")); vh != nil {
 		t.Errorf("port 81: got %v", vh)
 	}
 }
@@ -274,6 +274,10 @@ func TestBuildRefuses(t *testing.T) {
 		}, "virtual host reviews: routes[0]: matches[0].uri: regex"},
 		{"domain twice", func(s *snapshot.Snapshot) { s.VirtualHosts[1].Domains[0] = "REVIEWS" }, `domain "reviews" is also in virtual host me`},
 		{"unknown service", func(s *snapshot.Snapshot) { s.VirtualHosts[1].Service = "gone" }, "virtual host me: service gone is not in the snapshot"},
+		{"bad address of a name", func(s *snapshot.Snapshot) { s.VirtualHosts[2].Addresses = []string{"x"} }, "virtual host reviews: addresses: "},
+		{"virtual address twice", func(s *snapshot.Snapshot) {
+			s.VirtualHosts[1].Addresses, s.VirtualHosts[2].Addresses = []string{"240.240.0.1"}, []string{"240.240.0.1"}
+		}, "virtual host reviews: address 240.240.0.1 is also that of virtual host me"},
 		{"stream without destination", func(s *snapshot.Snapshot) {
 			s.TCPRoutes = []snapshot.TCPRoute{{Resource: "virtualservice/default/db: tcp[0]", Destinations: []snapshot.Destination{{Service: "x"}}}}
 		}, "tcpRoutes[0] (virtualservice/default/db: tcp[0]): destinations: no one has a weight above 0"},

@@ -3,12 +3,15 @@
 package tcp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -25,6 +28,8 @@ type Target struct {
 	Load Load
 	// Flag says why there is nothing to dial; empty where there is.
 	Flag exchange.Flag
+	// Refused says why the client may not; empty where it may.
+	Refused string
 }
 
 // Load counts what is under way.
@@ -36,12 +41,10 @@ type Load interface {
 
 // Config is what a Handler needs.
 type Config struct {
-	// Dial connects to a target: with mutual TLS where it has an identity.
+	// Dial connects to a target, in bounded time: with mutual TLS where it has an identity.
 	Dial func(ctx context.Context, to Target) (net.Conn, error)
 	// Recorder is told of each session that was opened or whose dial failed.
 	Recorder exchange.Recorder
-	// ConnectTimeout bounds Dial with its handshake; default 10 s, Istio's connectTimeout.
-	ConnectTimeout time.Duration
 	// IdleTimeout closes a session on which neither side has sent for so long; default 1 h, Envoy's idle_timeout.
 	IdleTimeout time.Duration
 }
@@ -52,18 +55,15 @@ type Handler struct {
 
 	mu       sync.Mutex // taken at the beginning and end of a session only
 	sessions map[*Session]struct{}
-	idle     time.Duration // what Drain made of IdleTimeout
+	quiet    time.Duration // what Drain allows at most; 0 before
 }
 
 // New returns a handler without sessions.
 func New(cfg Config) *Handler {
-	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = 10 * time.Second
-	}
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = time.Hour
 	}
-	return &Handler{cfg: cfg, sessions: map[*Session]struct{}{}, idle: cfg.IdleTimeout}
+	return &Handler{cfg: cfg, sessions: map[*Session]struct{}{}}
 }
 
 // Session is a connected pair of sides that nothing has been sent on yet.
@@ -74,6 +74,9 @@ type Session struct {
 	record   exchange.Session
 	load     Load
 	idle     *time.Timer
+	probed   bool          // the kernel probes whether the upstream is still there
+	limit    time.Duration // of silence, by the target's settings; 0 is the handler's
+	ended    atomic.Int32  // directions
 }
 
 // Connect dials a target for a client. A failure is recorded; then the client is to be reset.
@@ -81,12 +84,13 @@ func (h *Handler) Connect(ctx context.Context, client *listen.Conn, conn *exchan
 	s := &Session{handler: h, client: client}
 	s.record = exchange.Session{Conn: conn, Start: time.Now(), Ends: to.Ends}
 	s.record.Upstream = exchange.Upstream{Cluster: to.Cluster, Remote: to.Addr, TLS: to.Identity != ""}
-	timeout := h.cfg.ConnectTimeout
-	if to.Settings != nil && to.Settings.ConnectTimeout > 0 {
-		timeout = time.Duration(to.Settings.ConnectTimeout)
+	if to.NamesClients() {
+		ctx = upstream.For(ctx, conn.Downstream(), conn.OriginalDst)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	if to.Settings != nil {
+		s.probed = to.Settings.KeepAlive != nil
+		s.limit = time.Duration(to.Settings.SessionIdle)
+	}
 	up, err := h.dial(ctx, to, &s.record)
 	if err != nil {
 		s.record.Duration = time.Since(s.record.Start)
@@ -102,6 +106,10 @@ func (h *Handler) Connect(ctx context.Context, client *listen.Conn, conn *exchan
 
 // dial opens the connection, or says in the record why not.
 func (h *Handler) dial(ctx context.Context, to Target, record *exchange.Session) (net.Conn, error) {
+	if to.Refused != "" {
+		record.Details = to.Refused
+		return nil, fmt.Errorf("the client may not: %s", to.Refused)
+	}
 	switch to.Flag {
 	case exchange.FlagNone:
 	case exchange.FlagNoRoute:
@@ -147,7 +155,7 @@ func (s *Session) done() {
 // os.ErrDeadlineExceeded; 0 is the idle timeout.
 func (s *Session) ServerSpokeFirst(limit time.Duration) (bool, error) {
 	if limit == 0 {
-		limit = s.handler.cfg.IdleTimeout
+		limit = cmp.Or(s.limit, s.handler.cfg.IdleTimeout)
 	}
 	until := time.Now().Add(limit)
 	if err := errors.Join(s.client.SetReadDeadline(until), s.upstream.SetReadDeadline(until)); err != nil {
@@ -201,21 +209,27 @@ func (s *Session) Run() {
 	_ = s.upstream.Close()
 }
 
-// pipe moves one direction and passes its end on: FIN for FIN, RST for anything worse.
+// pipe moves one direction and passes its end on: FIN for FIN, RST for anything worse. After the second both sides are
+// closed anyway.
 func (s *Session) pipe(dst, src *listen.Conn) int64 {
 	n, err := move(dst, src)
-	if err == nil {
-		err = dst.CloseWrite()
+	if err == nil && s.ended.Add(1) == 1 {
+		// Where the other direction was writing and heard of a reset, this one reads an end.
+		if listen.WasReset(src) {
+			err = syscall.ECONNRESET
+		} else {
+			err = dst.CloseWrite()
+		}
 	}
 	if err != nil {
 		// A copy's error does not say which side it came from; the kernel knows which of the two was reset.
 		culprit := src
-		if closedByPeer(dst) {
+		if listen.WasReset(dst) {
 			culprit = dst
 		}
 		s.fail(culprit, err)
+		listen.Reset(src) // the first: where dst broke, the other direction must not tell src of an end
 		listen.Reset(dst)
-		listen.Reset(src)
 	}
 	return n
 }
@@ -234,11 +248,15 @@ func (s *Session) fail(by *listen.Conn, err error) {
 	}
 }
 
+// probeAfter is when the kernel begins to probe the upstream of a session. The application's own keep-alive ends here, so
+// a server that is gone is to be noticed for it; most sessions are over by then and do without.
+const probeAfter = 15 * time.Second
+
 func (h *Handler) add(s *Session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sessions[s] = struct{}{}
-	s.idle = time.AfterFunc(h.idle, func() { h.expire(s) })
+	s.idle = time.AfterFunc(min(h.mayBeSilent(s), probeAfter), func() { h.expire(s) })
 }
 
 func (h *Handler) remove(s *Session) {
@@ -256,9 +274,13 @@ func (h *Handler) expire(s *Session) {
 	if _, open := h.sessions[s]; !open {
 		return
 	}
+	if !s.probed {
+		s.probed = true
+		probe(s.upstream)
+	}
 	quiet := min(lastReceived(s.client), lastReceived(s.upstream))
-	if quiet < h.idle {
-		s.idle.Reset(h.idle - quiet)
+	if limit := h.mayBeSilent(s); quiet < limit {
+		s.idle.Reset(limit - quiet)
 		return
 	}
 	s.record.Details = "idle_timeout"
@@ -266,11 +288,20 @@ func (h *Handler) expire(s *Session) {
 	_ = s.upstream.Close()
 }
 
+// mayBeSilent is how long neither side of s need send; h.mu is held.
+func (h *Handler) mayBeSilent(s *Session) time.Duration {
+	limit := cmp.Or(s.limit, h.cfg.IdleTimeout)
+	if h.quiet > 0 {
+		return min(limit, h.quiet)
+	}
+	return limit
+}
+
 // Drain makes sessions end soon: whichever has been quiet on both sides for the given time is closed.
 func (h *Handler) Drain(quiet time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.idle = quiet
+	h.quiet = quiet
 	for s := range h.sessions {
 		s.idle.Reset(0)
 	}

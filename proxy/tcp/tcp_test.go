@@ -16,6 +16,7 @@ import (
 
 	"github.com/composure-mesh/composure/internal/identity"
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/listen"
 	"github.com/composure-mesh/composure/proxy/proxytest"
@@ -220,6 +221,29 @@ func TestSessionPassesResetsOn(t *testing.T) {
 	}
 }
 
+// TestSessionPassesOnAResetThatWasTold: a write takes the error off the socket, and a read after it finds an end of the stream.
+func TestSessionPassesOnAResetThatWasTold(t *testing.T) {
+	for name, secure := range map[string]bool{"tcp": false, "tls": true} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, 0, secure)
+			listen.Reset(r.server)
+			for !listen.WasReset(r.session.upstream) {
+				time.Sleep(time.Millisecond)
+			}
+			if _, err := listen.TCPOf(r.session.upstream).Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
+				t.Fatalf("writing gives %v, want a reset", err)
+			}
+			go r.session.Run()
+			if _, err := r.client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Fatalf("the client reads %v, want a reset", err)
+			}
+			if s := <-r.recorder.closed; s.Flag != exchange.FlagUpstreamTermination {
+				t.Errorf("flag %q, details %q", s.Flag, s.Details)
+			}
+		})
+	}
+}
+
 func TestConnectFailureIsRecorded(t *testing.T) {
 	rec := newRecorder()
 	h := New(Config{Recorder: rec, Dial: func(context.Context, Target) (net.Conn, error) { return nil, syscall.ECONNREFUSED }})
@@ -240,6 +264,26 @@ func TestIdleSessionEnds(t *testing.T) {
 	expectEnd(t, r.client)
 	expectEnd(t, r.server)
 	if s := <-r.recorder.closed; s.Details != "idle_timeout" {
+		t.Errorf("details %q, want idle_timeout", s.Details)
+	}
+}
+
+// TestIdleOfTheTarget has a target's settings allow less silence than the handler does.
+func TestIdleOfTheTarget(t *testing.T) {
+	rec := newRecorder()
+	client, near := proxytest.Pair(t)
+	up, server := proxytest.Pair(t)
+	h := New(Config{Recorder: rec, Dial: func(context.Context, Target) (net.Conn, error) { return up, nil }})
+	s, err := h.Connect(t.Context(), listen.NewConn(near), &exchange.Connection{}, Target{
+		Target: upstream.Target{Settings: &snapshot.Connections{SessionIdle: snapshot.Duration(20 * time.Millisecond)}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Run() // returns by the timeout alone
+	expectEnd(t, client)
+	expectEnd(t, server)
+	if s := <-rec.closed; s.Details != "idle_timeout" {
 		t.Errorf("details %q, want idle_timeout", s.Details)
 	}
 }

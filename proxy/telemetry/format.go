@@ -57,7 +57,7 @@ func appendText(b []byte, x *exchange.Exchange) []byte {
 	b = append(b, ' ')
 	b = textAddr(b, downstreamLocal(x.Conn))
 	b = append(b, ' ')
-	b = textAddr(b, x.Conn.Remote)
+	b = textAddr(b, x.Conn.Downstream())
 	b = append(b, ' ')
 	b = textField(b, x.Conn.ServerName)
 	b = append(b, ' ')
@@ -98,7 +98,8 @@ func textAddr(b []byte, a netip.AddrPort) []byte {
 	return a.AppendTo(b)
 }
 
-// appendJSON appends the same fields as one object with Istio's keys; a value that is not there is null.
+// appendJSON appends the same fields as one object with Istio's keys; a value that is not there is null. What
+// policies of a dry run and of AUDIT have to say comes besides.
 func appendJSON(b []byte, x *exchange.Exchange) []byte {
 	b = append(b, `{"start_time":"`...)
 	b = x.Start.UTC().AppendFormat(b, timeFormat)
@@ -123,9 +124,15 @@ func appendJSON(b []byte, x *exchange.Exchange) []byte {
 	b = jsonField(b, "upstream_cluster", x.Upstream.Cluster)
 	b = jsonAddr(b, "upstream_local_address", x.Upstream.Local)
 	b = jsonAddr(b, "downstream_local_address", downstreamLocal(x.Conn))
-	b = jsonAddr(b, "downstream_remote_address", x.Conn.Remote)
+	b = jsonAddr(b, "downstream_remote_address", x.Conn.Downstream())
 	b = jsonField(b, "requested_server_name", x.Conn.ServerName)
 	b = jsonField(b, "route_name", x.Route)
+	if x.DryRun != "" {
+		b = jsonField(b, "access_dry_run", x.DryRun)
+	}
+	if x.Audit != "" {
+		b = jsonField(b, "access_audit", x.Audit)
+	}
 	return append(b, '}')
 }
 

@@ -358,3 +358,15 @@ func BenchmarkExchange(b *testing.B) {
 		log.release(<-log.lines)
 	}
 }
+
+// What policies say that refuse nothing stands in the line of JSON alone.
+func TestJSONOfPolicies(t *testing.T) {
+	x := request()
+	if s := string(appendJSON(nil, x)); strings.Contains(s, "access_") {
+		t.Errorf("a request of which policies say nothing: %s", s)
+	}
+	x.DryRun, x.Audit = "rbac_access_denied_matched_policy[none]", "ns[a]-policy[b]-rule[0]"
+	if s := string(appendJSON(nil, x)); !strings.HasSuffix(s, `,"access_dry_run":"rbac_access_denied_matched_policy[none]","access_audit":"ns[a]-policy[b]-rule[0]"}`) {
+		t.Errorf("line is %s", s)
+	}
+}

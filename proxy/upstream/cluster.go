@@ -1,10 +1,12 @@
 package upstream
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,11 +21,15 @@ type Cluster struct {
 	// Endpoints are all, also those that are out for failing.
 	Endpoints []*Endpoint
 
-	host   string
-	policy snapshot.Policy
-	points *points // of consistent hashing; nil without
-	state  *clusterState
-	names  portMap[string]
+	host       string
+	policy     snapshot.Policy
+	points     *points    // of consistent hashing; nil without
+	preference preference // nil where all endpoints are alike
+
+	placed   bool // some endpoint is more than a workload
+	weighted bool // some endpoint has a weight
+	state    *clusterState
+	names    portMap[string]
 }
 
 // clusterState survives a change of the routing table.
@@ -31,12 +37,15 @@ type clusterState struct {
 	turn     atomic.Uint32
 	limits   *limits   // nil where nothing is bounded
 	detector *detector // nil where nobody is taken out
+	reached  atomic.Bool
+	gone     atomic.Int64 // since when no request reaches an endpoint, in unix nanoseconds; 0 where the last one did
 }
 
 // NewCluster makes a cluster. From old, the cluster of the same name before, it takes over the turn, and if its policy is
 // the same then also connections, counters, and who is out. Where the policy is about connections or health, the cluster has
-// endpoints of its own, at the places of those that it is given: others have nothing to do with its bounds.
-func NewCluster(s *snapshot.Service, subset string, policy snapshot.Policy, endpoints []*Endpoint, old *Cluster) *Cluster {
+// endpoints of its own, at the places of those that it is given: others have nothing to do with its bounds. self is the workload
+// that sends, nil where that does not matter.
+func NewCluster(s *snapshot.Service, subset string, policy snapshot.Policy, endpoints []*Endpoint, old *Cluster, self *snapshot.Workload) *Cluster {
 	c := &Cluster{Service: s, Subset: subset, Endpoints: endpoints, policy: policy}
 	if s != nil {
 		c.host = s.Host
@@ -45,6 +54,9 @@ func NewCluster(s *snapshot.Service, subset string, policy snapshot.Policy, endp
 	switch {
 	case same:
 		c.state = old.state
+		if len(endpoints) == 0 && len(old.Endpoints) > 0 {
+			c.state.gone.CompareAndSwap(0, time.Now().UnixNano())
+		}
 	default:
 		c.state = &clusterState{limits: newLimits(&policy), detector: newDetector(policy.Outlier)}
 		// Begin anywhere: many proxies that start together must not all turn to the first endpoint.
@@ -53,12 +65,16 @@ func NewCluster(s *snapshot.Service, subset string, policy snapshot.Policy, endp
 			c.state.turn.Store(old.state.turn.Load())
 		}
 	}
-	if ownEndpoints(&policy) {
+	for _, e := range endpoints {
+		c.placed = c.placed || e.place != nil
+		c.weighted = c.weighted || e.weight() > 1
+	}
+	if c.placed || ownEndpoints(&policy) {
 		var before []*Endpoint
 		if same {
 			before = old.Endpoints
 		}
-		c.adopt(endpoints, before)
+		c.adopt(endpoints, before, self)
 	}
 	if policy.Hash != nil {
 		var before *points
@@ -71,19 +87,27 @@ func NewCluster(s *snapshot.Service, subset string, policy snapshot.Policy, endp
 }
 
 func ownEndpoints(p *snapshot.Policy) bool {
-	return p.Connections != nil || p.Outlier != nil || p.Warmup != nil || p.RetryBudget != nil || p.TLS != ""
+	return p.Connections != nil || p.Outlier != nil || p.Warmup != nil || p.RetryBudget != nil || p.TLS != "" || p.ClientTLS != nil || p.Locality != nil
 }
 
 // adopt gives the cluster endpoints of its own, with the state of those it had before.
-func (c *Cluster) adopt(places, before []*Endpoint) {
+func (c *Cluster) adopt(places, before []*Endpoint, self *snapshot.Workload) {
 	c.Endpoints = make([]*Endpoint, 0, len(places))
 	for _, p := range places {
-		e := &Endpoint{Workload: p.Workload, Addr: p.Addr, Identity: p.Identity, settings: c.policy.Connections, limits: c.state.limits, detector: c.state.detector}
+		e := &Endpoint{Workload: p.Workload, Addr: p.Addr, Identity: p.Identity, place: p.place, settings: c.policy.Connections, limits: c.state.limits, detector: c.state.detector}
+		e.mutual = c.policy.TLS == snapshot.TLSMutual
 		switch {
+		case c.policy.ClientTLS != nil:
+			e.Identity, e.tls, e.serverName = "", c.policy.ClientTLS, c.host
 		case c.policy.TLS == snapshot.TLSDisable:
 			e.Identity = ""
-		case c.policy.TLS == snapshot.TLSMutual && p.Workload != nil && p.Workload.Identity == "":
+		case e.mutual && p.Identity == "" && p.Workload != nil && p.Workload.Identity == "":
 			e.unreachable = errNoIdentity
+		case c.policy.TLS == snapshot.TLSMutual:
+			e.serverName = c.policy.ServerName
+			if p.Workload != nil {
+				e.Identity = cmp.Or(p.Workload.Identity, p.Identity) // also of a gateway, which takes it at a port that says so
+			}
 		}
 		for _, b := range before {
 			if b.samePlace(e) {
@@ -98,6 +122,7 @@ func (c *Cluster) adopt(places, before []*Endpoint) {
 		}
 		c.Endpoints = append(c.Endpoints, e)
 	}
+	c.locate(self)
 	if l := c.state.limits; l != nil {
 		l.members.Store(&c.Endpoints)
 	}
@@ -119,6 +144,17 @@ func ClusterName(direction string, port uint16, subset, host string) string {
 	return direction + "|" + strconv.Itoa(int(port)) + "|" + subset + "|" + host
 }
 
+// ClientTLS is how servers outside of the mesh are spoken to; nil for plain text.
+func (c *Cluster) ClientTLS() *snapshot.ClientTLS { return c.policy.ClientTLS }
+
+// ServerName is what such a server is asked for: the host, or for one with a wildcard what was asked for by the client.
+func (c *Cluster) ServerName(asked string) string {
+	if strings.HasPrefix(c.host, "*") {
+		return asked
+	}
+	return c.host
+}
+
 // Passthrough reports whether requests go to the very address that their client dialled.
 func (c *Cluster) Passthrough() bool { return c.policy.LoadBalancer == snapshot.Passthrough }
 
@@ -136,6 +172,7 @@ func (c *Cluster) Pick(avoid []*Endpoint) *Endpoint {
 	if n == 0 {
 		return nil
 	}
+	n = c.near(&s, n, rand.Float64)
 	e := c.choose(&s, n)
 	// An endpoint that warms up is often passed over; the bound is for when all do.
 	for range 8 {
@@ -147,16 +184,30 @@ func (c *Cluster) Pick(avoid []*Endpoint) *Endpoint {
 	return e
 }
 
+// near bounds s to the group of a preference that random leads to, of which not all are to be avoided. n is how many s lets through.
+func (c *Cluster) near(s *sieve, n int, random func() float64) int {
+	if c.preference == nil {
+		return n
+	}
+	s.group = c.preference.choose(c.Endpoints, s.now, random())
+	if m := c.passing(s); m > 0 {
+		return m
+	}
+	s.group = 0
+	return n
+}
+
 // sieve lets some of the endpoints through.
 type sieve struct {
 	avoid []*Endpoint
 	now   int64 // unix nanoseconds where some may be out; 0 where all are in
+	group int   // of a preference; 0 is any
 }
 
-func (s *sieve) all() bool { return len(s.avoid) == 0 && s.now == 0 }
+func (s *sieve) all() bool { return len(s.avoid) == 0 && s.now == 0 && s.group == 0 }
 
 func (s *sieve) passes(e *Endpoint) bool {
-	return (s.now == 0 || !e.out(s.now)) && !among(e, s.avoid)
+	return (s.group == 0 || s.group == e.group) && (s.now == 0 || !e.out(s.now)) && !among(e, s.avoid)
 }
 
 // passing counts the endpoints that s lets through. Where too few are in, those that are out count too.
@@ -200,6 +251,8 @@ func (c *Cluster) choose(s *sieve, count int) *Endpoint {
 	switch {
 	case n == 1:
 		return c.at(s, 0)
+	case c.weighted:
+		return c.chooseWeighted(s)
 	case c.policy.LoadBalancer == snapshot.RoundRobin:
 		return c.at(s, c.state.turn.Add(1)%n)
 	case c.policy.LoadBalancer == snapshot.Random || c.policy.Hash != nil:
@@ -219,13 +272,53 @@ func (c *Cluster) choose(s *sieve, count int) *Endpoint {
 	return one
 }
 
+// chooseWeighted chooses as choose does, each endpoint in proportion to its weight
+// (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancers).
+func (c *Cluster) chooseWeighted(s *sieve) *Endpoint {
+	var total uint64
+	for _, e := range c.Endpoints {
+		if s.passes(e) {
+			total += e.weight()
+		}
+	}
+	at := func(point uint64) (last *Endpoint) {
+		for _, e := range c.Endpoints {
+			if !s.passes(e) {
+				continue
+			}
+			if last = e; point < e.weight() {
+				break
+			}
+			point -= e.weight()
+		}
+		return last
+	}
+	switch {
+	case c.policy.LoadBalancer == snapshot.RoundRobin:
+		// Multiples of the golden ratio spread evenly over the weights, so that no endpoint gets its share at one go.
+		const golden = 2654435769
+		return at(uint64(c.state.turn.Add(1)*golden) * total >> 32)
+	case c.policy.LoadBalancer == snapshot.Random || c.policy.Hash != nil:
+		return at(rand.Uint64N(total))
+	}
+	one, other := at(rand.Uint64N(total)), at(rand.Uint64N(total))
+	if load(other)*one.weight() < load(one)*other.weight() {
+		return other
+	}
+	return one
+}
+
+func load(e *Endpoint) uint64 { return uint64(max(e.Active(), 0)) } //nolint:gosec // it is not negative
+
 // PickKey chooses the endpoint of a key. It stays the same while it is there and in; when one comes or goes, only a fair
 // share of the keys changes place.
 func (c *Cluster) PickKey(key uint64) *Endpoint {
 	s := sieve{now: c.state.detector.clock(c.Endpoints)}
-	if len(c.Endpoints) == 0 || c.passing(&s) == 0 {
+	n := c.passing(&s)
+	if n == 0 {
 		return nil
 	}
+	c.near(&s, n, func() float64 { return float64(mix(key)>>11) / (1 << 53) }) // the same for the key, while the endpoints are the same
 	return c.points.pick(key, func(i int) bool { return s.passes(c.Endpoints[i]) }, c.Endpoints)
 }
 
@@ -238,6 +331,31 @@ func (c *Cluster) EndRetry() {
 		c.state.limits.retries.Add(-1)
 	}
 }
+
+// Reached says that a request has reached an endpoint.
+func (c *Cluster) Reached() {
+	// Seldom anything changes, and loads are cheaper than stores.
+	if !c.state.reached.Load() {
+		c.state.reached.Store(true)
+	}
+	if c.state.gone.Load() != 0 {
+		c.state.gone.Store(0)
+	}
+}
+
+// Awaits reports whether a request that has reached no endpoint is worth another try: one was reached before, and has been gone
+// for less than d. Where failing endpoints are taken out, it is the policy that says what becomes of requests.
+func (c *Cluster) Awaits(d time.Duration) bool {
+	if !c.state.reached.Load() || c.state.detector != nil {
+		return false
+	}
+	now := time.Now().UnixNano()
+	c.state.gone.CompareAndSwap(0, now)
+	return now-c.state.gone.Load() < int64(d)
+}
+
+// Continues reports whether c is a cluster of before with its policy and its counters.
+func (c *Cluster) Continues(before *Cluster) bool { return c.state == before.state }
 
 // Member is the cluster's endpoint at an address, or nil.
 func (c *Cluster) Member(ip netip.Addr) *Endpoint {

@@ -22,13 +22,20 @@ type Endpoint struct {
 	// Identity is what the peer must prove; empty for plain text.
 	Identity string
 
+	group int // of a preference; 0 without
+
+	place *snapshot.Place // nil where it is the workload and no more
+
 	state *endpointState // shared by all that stand for the same place
 
 	// Of the cluster's policy; nil without.
 	settings    *snapshot.Connections
 	limits      *limits
 	detector    *detector
+	tls         *snapshot.ClientTLS
+	serverName  string
 	unreachable error // it can't be dialled as the policy wants
+	mutual      bool  // the policy wants mutual TLS, whatever the endpoint's own mode
 }
 
 var errNoIdentity = errors.New("the destination's policy wants mutual tls, and the endpoint has no proxy to speak it")
@@ -53,8 +60,65 @@ func NewEndpoint(w *snapshot.Workload, addr netip.Addr, identity string, old *En
 	return e
 }
 
+// NewPlace makes an endpoint that is more than a workload: a cluster gives it a state.
+func NewPlace(w *snapshot.Workload, addr netip.Addr, identity string, p *snapshot.Place) *Endpoint {
+	return &Endpoint{Workload: w, Addr: addr, Identity: identity, place: p}
+}
+
+// portFor is the port of the endpoint for one of its service.
+func (e *Endpoint) portFor(port uint16) uint16 {
+	if e.place != nil {
+		for _, p := range e.place.Ports {
+			if p.Number == port {
+				return p.Target
+			}
+		}
+	}
+	return port
+}
+
+// weight is the endpoint's share of the requests, as against those of others.
+func (e *Endpoint) weight() uint64 {
+	if e.place == nil || e.place.Weight == 0 {
+		return 1
+	}
+	return uint64(e.place.Weight)
+}
+
+func samePorts(a, b *snapshot.Place) bool {
+	var of, with []snapshot.PlacePort
+	if a != nil {
+		of = a.Ports
+	}
+	if b != nil {
+		with = b.Ports
+	}
+	return slices.Equal(of, with)
+}
+
 func (e *Endpoint) samePlace(other *Endpoint) bool {
-	return e.Addr == other.Addr && e.Identity == other.Identity && slices.Equal(plainPorts(e.Workload), plainPorts(other.Workload))
+	return e.Addr == other.Addr && e.Identity == other.Identity && e.mutual == other.mutual && samePorts(e.place, other.place) &&
+		slices.Equal(plainPorts(e.Workload), plainPorts(other.Workload)) && sameModes(e.Workload, other.Workload)
+}
+
+func sameModes(a, b *snapshot.Workload) bool {
+	if a == nil || b == nil || a.TLS == nil || b.TLS == nil {
+		return (a == nil || a.TLS == nil) == (b == nil || b.TLS == nil)
+	}
+	return a.TLS.Mode == b.TLS.Mode && slices.Equal(a.TLS.Ports, b.TLS.Ports)
+}
+
+// plainAt reports whether a port is dialled in plain text though the endpoint has a proxy: it does not take the port, or it
+// takes no mutual TLS there.
+func (e *Endpoint) plainAt(port uint16) bool {
+	if slices.Contains(plainPorts(e.Workload), port) {
+		return true
+	}
+	if e.mutual || e.Workload == nil || e.Workload.TLS == nil {
+		return false
+	}
+	mode, _ := e.Workload.TLS.At(port)
+	return mode == snapshot.Disable
 }
 
 func plainPorts(w *snapshot.Workload) []uint16 {
@@ -119,11 +183,12 @@ func (e *Endpoint) warm(w *snapshot.Warmup, now time.Time) float64 {
 	return max(share, cmp.Or(w.MinimumPercent, defaultMinimum)/100)
 }
 
-// Target is the endpoint at a port.
+// Target is the endpoint at a port of its service.
 func (e *Endpoint) Target(port uint16) Target {
-	t := Target{Addr: netip.AddrPortFrom(e.Addr, port), Identity: e.Identity, Settings: e.settings, Unreachable: e.unreachable}
-	if slices.Contains(plainPorts(e.Workload), port) {
-		t.Identity = "" // its sidecar does not take this port
+	port = e.portFor(port)
+	t := Target{Addr: netip.AddrPortFrom(e.Addr, port), Identity: e.Identity, Settings: e.settings, TLS: e.tls, ServerName: e.serverName, Unreachable: e.unreachable}
+	if e.plainAt(port) {
+		t.Identity = ""
 	}
 	return t
 }

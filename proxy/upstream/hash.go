@@ -12,9 +12,10 @@ import (
 // (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/load_balancers#ring-hash).
 // Endpoints are told by their workload's name, so that all proxies agree, and still do when addresses have changed.
 type points struct {
-	names []string
-	ring  []point  // by hash
-	table []uint16 // of Maglev: indexes into the endpoints
+	names   []string
+	weights []uint64
+	ring    []point  // by hash
+	table   []uint16 // of Maglev: indexes into the endpoints
 }
 
 type point struct {
@@ -22,7 +23,12 @@ type point struct {
 	index int
 }
 
-const defaultRingSize = 1024
+const (
+	defaultRingSize = 1024
+	// maxWeighted bounds the points of a ring of weighted endpoints, of which a light one may be worth a millionth of another: it
+	// gets one point then.
+	maxWeighted = 1 << 16
+)
 
 // newPoints takes old where the endpoints are the same.
 func newPoints(h *snapshot.Hash, endpoints []*Endpoint, old *points) *points {
@@ -32,27 +38,41 @@ func newPoints(h *snapshot.Hash, endpoints []*Endpoint, old *points) *points {
 		if e.Workload != nil {
 			name = e.Workload.Name
 		}
-		p.names = append(p.names, name)
+		p.names, p.weights = append(p.names, name), append(p.weights, e.weight())
 	}
 	switch {
 	case len(endpoints) == 0:
-	case old != nil && slices.Equal(old.names, p.names):
+	case old != nil && slices.Equal(old.names, p.names) && slices.Equal(old.weights, p.weights):
 		return old
 	case h.MaglevSize > 0 && len(endpoints) < 1<<16:
-		p.table = maglev(p.names, int(h.MaglevSize))
+		p.table = maglev(p.names, p.weights, int(h.MaglevSize))
 	default:
-		p.ring = ring(p.names, int(cmp.Or(h.RingSize, defaultRingSize)))
+		p.ring = ring(p.names, p.weights, uint64(cmp.Or(h.RingSize, defaultRingSize)))
 	}
 	return p
 }
 
-// ring gives each name the same number of points, at least size in all.
-func ring(names []string, size int) []point {
-	each := (size + len(names) - 1) / len(names)
-	points := make([]point, 0, each*len(names))
+// ring gives each name points in proportion to its weight, at least size in all and the lightest a whole number of them, as
+// Envoy does.
+func ring(names []string, weights []uint64, size uint64) []point {
+	var sum, all uint64
+	for _, w := range weights {
+		sum += w
+	}
+	lightest := slices.Min(weights)
+	each := (lightest*size + sum - 1) / sum // of the lightest
+	counts := make([]uint64, len(names))
+	for i, w := range weights {
+		counts[i] = w * each / lightest
+		if bound := max(size, maxWeighted); sum*each/lightest > bound {
+			counts[i] = max(1, w*bound/sum)
+		}
+		all += counts[i]
+	}
+	points := make([]point, 0, all)
 	for i, name := range names {
 		h := HashKey([]byte(name))
-		for range each {
+		for range counts[i] {
 			h = mix(h + 0x9e3779b97f4a7c15)
 			points = append(points, point{h, i})
 		}
@@ -62,14 +82,16 @@ func ring(names []string, size int) []point {
 }
 
 // maglev fills a table of a prime size: in turn each name takes the next place of its own permutation that is free
-// (Eisenbud et al., Maglev, NSDI 2016, section 3.4).
-func maglev(names []string, size int) []uint16 {
-	type permutation struct{ next, skip uint64 }
+// (Eisenbud et al., Maglev, NSDI 2016, section 3.4). A lighter name waits for its turn until its weights add up to the heaviest
+// one's, as with Envoy.
+func maglev(names []string, weights []uint64, size int) []uint16 {
+	type permutation struct{ next, skip, saved uint64 }
+	heaviest := slices.Max(weights)
 	perms := make([]permutation, len(names))
 	m := uint64(size) //nolint:gosec // it is positive
 	for i, name := range names {
 		h := HashKey([]byte(name))
-		perms[i] = permutation{h % m, 1}
+		perms[i] = permutation{h % m, 1, heaviest - weights[i]} // each has its first turn
 		if m > 1 {
 			perms[i].skip = mix(h)%(m-1) + 1
 		}
@@ -79,6 +101,10 @@ func maglev(names []string, size int) []uint16 {
 	for filled := 0; ; {
 		for i := range perms {
 			p := &perms[i]
+			if p.saved += weights[i]; p.saved < heaviest {
+				continue
+			}
+			p.saved -= heaviest
 			for taken[p.next] {
 				p.next = (p.next + p.skip) % m
 			}

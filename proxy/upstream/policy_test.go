@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func TestHash(t *testing.T) {
 	for _, h := range []snapshot.Hash{{Header: "x"}, {Header: "x", RingSize: 4096}, {Header: "x", MaglevSize: 65537}} {
 		t.Run(fmt.Sprintf("ring %d, maglev %d", h.RingSize, h.MaglevSize), func(t *testing.T) {
 			policy := snapshot.Policy{Hash: &h}
-			five := NewCluster(nil, "", policy, places(5), nil)
+			five := NewCluster(nil, "", policy, places(5), nil, nil)
 			before := owners(five)
 			share := map[string]int{}
 			for _, name := range before {
@@ -49,7 +50,7 @@ func TestHash(t *testing.T) {
 				t.Errorf("%d endpoints have keys, want 5", len(share))
 			}
 			moved := 0
-			for i, name := range owners(NewCluster(nil, "", policy, places(6), five)) {
+			for i, name := range owners(NewCluster(nil, "", policy, places(6), five, nil)) {
 				if name != before[i] {
 					moved++
 				}
@@ -62,7 +63,7 @@ func TestHash(t *testing.T) {
 			for i, e := range elsewhere {
 				e.Addr = netip.AddrFrom4([4]byte{10, 9, 9, byte(i + 1)})
 			}
-			for i, name := range owners(NewCluster(nil, "", policy, elsewhere, nil)) {
+			for i, name := range owners(NewCluster(nil, "", policy, elsewhere, nil, nil)) {
 				if name != before[i] {
 					t.Fatalf("key %d moved from %s to %s with the addresses", i, before[i], name)
 				}
@@ -78,7 +79,7 @@ func (c *clockwork) now() time.Time { return c.at }
 
 func ejecting(n int, o snapshot.Outlier) (*Cluster, *clockwork) {
 	o.Interval, o.BaseTime = snapshot.Duration(10*time.Second), snapshot.Duration(30*time.Second)
-	c := NewCluster(nil, "", snapshot.Policy{Outlier: &o}, places(n), nil)
+	c := NewCluster(nil, "", snapshot.Policy{Outlier: &o}, places(n), nil, nil)
 	clock := &clockwork{time.Unix(1_800_000_000, 0)}
 	c.state.detector.now = clock.now
 	return c, clock
@@ -189,14 +190,14 @@ func TestPanic(t *testing.T) {
 func TestStateSurvives(t *testing.T) {
 	o := &snapshot.Outlier{Consecutive5xx: 1, MaxPercent: 10, BaseTime: snapshot.Duration(time.Hour)}
 	policy := snapshot.Policy{Outlier: o, Connections: &snapshot.Connections{MaxRequests: 1}}
-	one := NewCluster(nil, "", policy, places(3), nil)
+	one := NewCluster(nil, "", policy, places(3), nil, nil)
 	one.Endpoints[1].Report(500)
 	if !one.Endpoints[0].Begin() {
 		t.Fatal("the first request is one too many")
 	}
 	again := *o
 	policy.Outlier = &again // equal, not the same
-	two := NewCluster(nil, "", policy, places(3), one)
+	two := NewCluster(nil, "", policy, places(3), one, nil)
 	if got := two.outNow(); len(got) != 1 || got[0] != "w1" {
 		t.Errorf("out are %v, want w1", got)
 	}
@@ -208,7 +209,7 @@ func TestStateSurvives(t *testing.T) {
 		t.Error("no request began after the first was done")
 	}
 	policy.Outlier = nil
-	three := NewCluster(nil, "", policy, places(3), two)
+	three := NewCluster(nil, "", policy, places(3), two, nil)
 	if three.Endpoints[1].out(time.Now().UnixNano()) {
 		t.Error("an endpoint is out without a policy")
 	}
@@ -224,11 +225,11 @@ func TestRetryLimits(t *testing.T) {
 		}
 		return n
 	}
-	fixed := NewCluster(nil, "", snapshot.Policy{Connections: &snapshot.Connections{MaxRetries: 3}}, places(1), nil)
+	fixed := NewCluster(nil, "", snapshot.Policy{Connections: &snapshot.Connections{MaxRetries: 3}}, places(1), nil, nil)
 	if n := count(fixed); n != 3 {
 		t.Errorf("%d retries at a time, want 3", n)
 	}
-	budget := NewCluster(nil, "", snapshot.Policy{RetryBudget: &snapshot.RetryBudget{Percent: 20, MinConcurrency: 3}}, places(1), nil)
+	budget := NewCluster(nil, "", snapshot.Policy{RetryBudget: &snapshot.RetryBudget{Percent: 20, MinConcurrency: 3}}, places(1), nil, nil)
 	if n := count(budget); n != 3 {
 		t.Errorf("%d retries at a time, want the least, 3", n)
 	}
@@ -238,7 +239,7 @@ func TestRetryLimits(t *testing.T) {
 	if n := count(budget); n != 10 {
 		t.Errorf("%d retries with 50 requests under way, want a fifth", n)
 	}
-	if n := count(NewCluster(nil, "", snapshot.Policy{}, places(1), nil)); n != 100 {
+	if n := count(NewCluster(nil, "", snapshot.Policy{}, places(1), nil, nil)); n != 100 {
 		t.Errorf("%d retries without a policy, want no bound", n)
 	}
 }
@@ -246,11 +247,11 @@ func TestRetryLimits(t *testing.T) {
 func TestWarmup(t *testing.T) {
 	w := &snapshot.Warmup{Duration: snapshot.Duration(100 * time.Second)}
 	policy := snapshot.Policy{LoadBalancer: snapshot.RoundRobin, Warmup: w}
-	old := NewCluster(nil, "", policy, places(1), nil)
+	old := NewCluster(nil, "", policy, places(1), nil, nil)
 	if got := old.Endpoints[0].warm(w, time.Now()); got != 1 {
 		t.Errorf("an endpoint of the start has a share of %v, want 1", got)
 	}
-	c := NewCluster(nil, "", policy, places(2), old)
+	c := NewCluster(nil, "", policy, places(2), old, nil)
 	e := c.Endpoints[1]
 	start := e.state.born
 	for after, want := range map[time.Duration]float64{0: .1, 5 * time.Second: .1, 50 * time.Second: .5, 100 * time.Second: 1} {
@@ -278,14 +279,14 @@ func TestWarmup(t *testing.T) {
 
 func TestTLSMode(t *testing.T) {
 	eps := places(1)
-	if e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSDisable}, eps, nil).Endpoints[0]; e.Target(80).Identity != "" {
+	if e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSDisable}, eps, nil, nil).Endpoints[0]; e.Target(80).Identity != "" {
 		t.Error("DISABLE dials with mutual tls")
 	}
-	if e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSMutual}, eps, nil).Endpoints[0]; e.Target(80).Identity == "" || e.Target(80).Unreachable != nil {
+	if e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSMutual}, eps, nil, nil).Endpoints[0]; e.Target(80).Identity == "" || e.Target(80).Unreachable != nil {
 		t.Error("MUTUAL does not dial with mutual tls")
 	}
 	plain := NewEndpoint(&snapshot.Workload{Name: "p"}, eps[0].Addr, "", nil)
-	e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSMutual}, []*Endpoint{plain}, nil).Endpoints[0]
+	e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSMutual}, []*Endpoint{plain}, nil, nil).Endpoints[0]
 	if _, err := e.Dial(t.Context(), New(Config{}), 80); !errors.Is(err, errNoIdentity) {
 		t.Errorf("error is %v, want that it has no proxy", err)
 	}
@@ -304,7 +305,7 @@ func TestConnectionLimit(t *testing.T) {
 	p := &pipes{make(chan net.Conn, 100)}
 	tr := New(Config{Dial: p.dial})
 	policy := snapshot.Policy{TLS: snapshot.TLSDisable, Connections: &snapshot.Connections{MaxConnections: 1, MaxPending: 1}}
-	c := NewCluster(nil, "", policy, places(2), nil)
+	c := NewCluster(nil, "", policy, places(2), nil, nil)
 	first, err := c.Endpoints[0].Get(t.Context(), tr, 80)
 	if err != nil {
 		t.Fatal(err)
@@ -367,7 +368,7 @@ func TestConnectionSettings(t *testing.T) {
 	p := &pipes{make(chan net.Conn, 100)}
 	tr := New(Config{Dial: p.dial})
 	kept := func(s snapshot.Connections, uses int) bool {
-		e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSDisable, Connections: &s}, places(1), nil).Endpoints[0]
+		e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSDisable, Connections: &s}, places(1), nil, nil).Endpoints[0]
 		c, err := e.Dial(t.Context(), tr, 80)
 		if err != nil {
 			t.Fatal(err)
@@ -402,8 +403,86 @@ func TestConnectionSettings(t *testing.T) {
 		at, _ := ctx.Deadline()
 		return nil, fmt.Errorf("%s", time.Until(at).Round(time.Minute))
 	}})
-	e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSDisable, Connections: &snapshot.Connections{ConnectTimeout: snapshot.Duration(time.Hour)}}, places(1), nil).Endpoints[0]
+	e := NewCluster(nil, "", snapshot.Policy{TLS: snapshot.TLSDisable, Connections: &snapshot.Connections{ConnectTimeout: snapshot.Duration(time.Hour)}}, places(1), nil, nil).Endpoints[0]
 	if _, err := e.Dial(t.Context(), slow, 80); err == nil || err.Error() != "1h0m0s" {
 		t.Errorf("the time to connect is %v, want an hour", err)
+	}
+}
+
+// Consistent hashing gives endpoints their weight of the keys, and one that is next to nothing still has some.
+func TestHashWeights(t *testing.T) {
+	weighted := func(weights ...uint32) []*Endpoint {
+		var endpoints []*Endpoint
+		for i, weight := range weights {
+			ip := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
+			endpoints = append(endpoints, NewPlace(&snapshot.Workload{Name: ip.String()}, ip, "", &snapshot.Place{Weight: weight}))
+		}
+		return endpoints
+	}
+	for _, h := range []snapshot.Hash{{Header: "x"}, {Header: "x", MaglevSize: 65537}} {
+		policy := snapshot.Policy{Hash: &h}
+		share := func(c *Cluster) map[string]float64 {
+			const keys = 40_000
+			got := map[string]float64{}
+			for k := range keys {
+				got[c.PickKey(HashKey(fmt.Appendf(nil, "key-%d", k))).Addr.String()] += 1. / keys
+			}
+			return got
+		}
+		c := NewCluster(nil, "", policy, weighted(1, 0, 6), nil, nil)
+		for ip, want := range map[string]float64{"192.0.2.1": 0.125, "192.0.2.2": 0.125, "192.0.2.3": 0.75} {
+			if got := share(c)[ip]; got < want-0.06 || got > want+0.06 {
+				t.Errorf("maglev %d: %s has %.3f of the keys, want %.3f", h.MaglevSize, ip, got, want)
+			}
+		}
+		if got := share(NewCluster(nil, "", policy, weighted(6, 0, 1), c, nil))["192.0.2.1"]; got < 0.6 {
+			t.Errorf("maglev %d: the first has %.3f of the keys after it became the heaviest, want 0.75", h.MaglevSize, got)
+		}
+		far := NewCluster(nil, "", policy, weighted(1, 1_000_000), nil, nil)
+		if _, light := slices.BinarySearch(indexes(far.points), 0); !light {
+			t.Errorf("maglev %d: a light endpoint has no keys", h.MaglevSize)
+		}
+	}
+}
+
+// indexes are the endpoints that have points, in order.
+func indexes(p *points) []int {
+	var found []int
+	for _, pt := range p.ring {
+		found = append(found, pt.index)
+	}
+	for _, i := range p.table {
+		found = append(found, int(i))
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// Each load balancer gives endpoints their weight of the requests, and what is out gets none.
+func TestWeights(t *testing.T) {
+	for _, lb := range []snapshot.LoadBalancer{snapshot.LeastRequest, snapshot.RoundRobin, snapshot.Random} {
+		var endpoints []*Endpoint
+		for i, weight := range []uint32{1, 0, 6} {
+			ip := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
+			endpoints = append(endpoints, NewPlace(&snapshot.Workload{Name: ip.String()}, ip, "", &snapshot.Place{Weight: weight}))
+		}
+		c := NewCluster(nil, "", snapshot.Policy{LoadBalancer: lb}, endpoints, nil, nil)
+		const n = 8000
+		share := func(avoid ...*Endpoint) map[string]float64 {
+			got := map[string]float64{}
+			for range n {
+				got[c.Pick(avoid).Addr.String()] += 1. / n
+			}
+			return got
+		}
+		got := share()
+		for ip, want := range map[string]float64{"192.0.2.1": 0.125, "192.0.2.2": 0.125, "192.0.2.3": 0.75} {
+			if got[ip] < want-0.04 || got[ip] > want+0.04 {
+				t.Errorf("%s: %s gets %.3f of the requests, want %.3f", lb, ip, got[ip], want)
+			}
+		}
+		if got := share(c.Endpoints[2]); got["192.0.2.3"] != 0 || got["192.0.2.1"] < 0.46 || got["192.0.2.1"] > 0.54 {
+			t.Errorf("%s: without the third, shares are %v", lb, got)
+		}
 	}
 }

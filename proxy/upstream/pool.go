@@ -131,6 +131,9 @@ func (c *Conn) Keep(timeout time.Duration) {
 			limit = 0
 		}
 	}
+	if p.target.NamesClients() {
+		limit = 0 // the next exchange may be another client's
+	}
 	if timeout > 0 {
 		// A second less than the peer's own limit: it must not close just as we send.
 		limit = min(limit, timeout-time.Second)
@@ -146,7 +149,7 @@ func (c *Conn) Keep(timeout time.Duration) {
 	full := len(p.idle) >= p.transport.cfg.MaxIdle
 	if !full {
 		if len(p.idle) == 0 && p.plain != nil && !p.armed {
-			p.transport.remember(p.target.Addr, p.plain)
+			p.transport.remember(&p.target, p.plain)
 		}
 		p.idle = append(p.idle, c)
 		p.arm(limit)
@@ -207,7 +210,7 @@ func (p *pool) sweep() {
 		p.arm(next.Sub(now))
 	}
 	if empty && p.plain != nil && len(p.shared) == 0 {
-		p.transport.forget(p.target.Addr, p.plain)
+		p.transport.forget(&p.target, p.plain)
 	}
 	p.mu.Unlock()
 	for _, c := range dead {

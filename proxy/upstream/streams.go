@@ -47,6 +47,9 @@ const (
 // open begins a stream on the least busy connection, or on a new one where none has room. The error is the one of
 // connecting, and http2.ErrUnavailable where others always were faster.
 func (p *pool) open(ctx context.Context, r *http2.Request, last bool) (Stream, error) {
+	if p.target.NamesClients() {
+		return p.openAlone(ctx, r, last)
+	}
 	for range placings {
 		c := p.roomiest()
 		if c == nil {
@@ -65,6 +68,29 @@ func (p *pool) open(ctx context.Context, r *http2.Request, last bool) (Stream, e
 		}
 	}
 	return Stream{}, http2.ErrUnavailable
+}
+
+// openAlone begins a stream on a connection of its own, which ends with it.
+func (p *pool) openAlone(ctx context.Context, r *http2.Request, last bool) (Stream, error) {
+	c, err := p.newShared(ctx)
+	if err != nil {
+		return Stream{}, err
+	}
+	go func() {
+		_ = c.Run() // its stream is told, and it tells
+		if c.counted {
+			p.bounds.release()
+		}
+	}()
+	s, err := c.Open(r, last)
+	if err != nil {
+		c.Close()
+		return Stream{}, err
+	}
+	c.Drain()
+	link := c.link
+	link.Reused = false
+	return Stream{ClientStream: s, Link: link}, nil
 }
 
 // roomiest is the connection with the fewest streams, nil where a new one is better.
@@ -135,7 +161,7 @@ func (p *pool) connectShared(ctx context.Context, d *dialing) {
 	if err == nil {
 		p.shared = append(p.shared, c)
 		if p.plain != nil {
-			p.transport.remember(p.target.Addr, p.plain)
+			p.transport.remember(&p.target, p.plain)
 		}
 	}
 	p.mu.Unlock()
@@ -156,7 +182,7 @@ func (p *pool) connectShared(ctx context.Context, d *dialing) {
 		}
 	}
 	if p.plain != nil && len(p.shared) == 0 && len(p.idle) == 0 {
-		p.transport.forget(p.target.Addr, p.plain)
+		p.transport.forget(&p.target, p.plain)
 	}
 }
 

@@ -72,7 +72,7 @@ func TestPick(t *testing.T) {
 					eps[i].Begin()
 				}
 			}
-			c := NewCluster(nil, "", snapshot.Policy{LoadBalancer: tt.policy}, eps, nil)
+			c := NewCluster(nil, "", snapshot.Policy{LoadBalancer: tt.policy}, eps, nil, nil)
 			got := make([]int, len(eps))
 			for range rounds {
 				got[index[c.Pick(nil)]]++
@@ -85,7 +85,7 @@ func TestPick(t *testing.T) {
 func TestPickAvoids(t *testing.T) {
 	eps := endpoints(3)
 	for _, policy := range []snapshot.LoadBalancer{snapshot.LeastRequest, snapshot.RoundRobin, snapshot.Random} {
-		c := NewCluster(nil, "", snapshot.Policy{LoadBalancer: policy}, eps, nil)
+		c := NewCluster(nil, "", snapshot.Policy{LoadBalancer: policy}, eps, nil, nil)
 		for range 100 {
 			if got := c.Pick(eps[:2]); got != eps[2] {
 				t.Fatalf("%s picked one to avoid", policy)
@@ -95,17 +95,17 @@ func TestPickAvoids(t *testing.T) {
 			}
 		}
 	}
-	if NewCluster(nil, "", snapshot.Policy{}, nil, nil).Pick(nil) != nil {
+	if NewCluster(nil, "", snapshot.Policy{}, nil, nil, nil).Pick(nil) != nil {
 		t.Error("picked one of none")
 	}
 }
 
 func TestRoundRobinGoesOnInTheNextTable(t *testing.T) {
 	eps := endpoints(4)
-	one := NewCluster(nil, "", snapshot.Policy{LoadBalancer: snapshot.RoundRobin}, eps, nil)
+	one := NewCluster(nil, "", snapshot.Policy{LoadBalancer: snapshot.RoundRobin}, eps, nil, nil)
 	seen := map[*Endpoint]bool{}
 	seen[one.Pick(nil)], seen[one.Pick(nil)] = true, true
-	two := NewCluster(nil, "", snapshot.Policy{LoadBalancer: snapshot.RoundRobin}, eps, one)
+	two := NewCluster(nil, "", snapshot.Policy{LoadBalancer: snapshot.RoundRobin}, eps, one, nil)
 	seen[two.Pick(nil)], seen[two.Pick(nil)] = true, true
 	if len(seen) != 4 {
 		t.Errorf("%d different endpoints in four turns", len(seen))

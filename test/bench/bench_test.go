@@ -163,3 +163,31 @@ func freeAddr(t *testing.T) string {
 	defer ln.Close()
 	return ln.Addr().String()
 }
+
+// TestChoose: a name stands for the case of that name, or else for all that begin with it and a dash.
+func TestChoose(t *testing.T) {
+	for names, want := range map[string]string{"http": "http", "mtls": "mtls", "routes,inject": "routes-1000 inject", "grpc": "grpc-unary grpc-stream"} {
+		chosen, err := choose(names)
+		var got []string
+		for _, c := range chosen {
+			got = append(got, c.name)
+		}
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%s chooses %v, %v, want %s", names, got, err, want)
+		}
+	}
+	if _, err := choose("http,none"); err == nil {
+		t.Error("a name that is no case's is taken")
+	}
+}
+
+func TestMarkOf(t *testing.T) {
+	for _, tc := range []struct {
+		tail, line string
+		want       bool
+	}{{"", "a 10.2.3.4 b", true}, {"xx 10.2", ".3.4 b", true}, {"10.2.3.", "5", false}, {"", "", false}} {
+		if got := markOf([]byte(tc.tail), []byte(tc.line), "10.2.3.4"); got != tc.want {
+			t.Errorf("markOf(%q, %q) = %t", tc.tail, tc.line, got)
+		}
+	}
+}

@@ -20,7 +20,7 @@ type testCase struct {
 // cases in the order in which they run.
 var cases = []testCase{
 	{"http", "a plaintext hop, HTTP/1.1, 1 KB answers, keep-alive, 64 connections, beside nginx and haproxy", httpHop, false},
-	{"mtls", "two hops with mutual TLS 1.3 between, 64 connections, beside a pair of nginx", mtlsPair, false},
+	{"mtls", "two hops with mutual TLS 1.3 between and 10 access rules, 64 connections, beside a pair of nginx", mtlsPair, false},
 	{"mtls-new", "the same with a new client connection for every request", mtlsNew, false},
 	{"handshake", "connections of bytes with 64 to and fro, each with mutual TLS of its own, beside two pairs of nginx", handshakes, false},
 	{"h2", "a hop of HTTP/2, 8 connections of 16 streams, 1 KB answers, beside nginx grpc_pass", h2Hop, false},
@@ -44,7 +44,20 @@ var cases = []testCase{
 	{"services-1000", "the plaintext hop with 1000 services in the table, beside itself with one", manyServices, true},
 	{"routes-1000", "the plaintext hop with 1000 routes before the one that matches, beside itself with one", manyRoutes, true},
 	{"access-log", "the plaintext hop with the access log on, beside nginx with its own", accessLog, true},
+	{"rules-10", "a plaintext hop to the application whose proxy asks 10 access rules, beside itself without", accessCase(10), true},
+	{"rules-100", "the same with 100 rules", accessCase(100), true},
+	{"rules-1000", "the same with 1000 rules", accessCase(1000), true},
+	{"jwt", "a plaintext hop to the application whose proxy verifies the token of every request, one token of RS256, beside itself without", hotToken, true},
+	{"limit-local", "a plaintext hop to the application whose proxy has a local limit of every path, beside itself without", usageCase(plentiful(false)), true},
+	{"limit-global", "the same with a global limit while no mixer answers, which is counted locally then", usageCase(plentiful(true)), true},
+	{"mixer-rules-10", "a plaintext hop to the application whose proxy asks 10 rules of Mixer's language, beside itself without", usageCase(mixerRules(10)), true},
+	{"mixer-rules-100", "the same with 100 rules", usageCase(mixerRules(100)), true},
 	{"latency", "two hops with mutual TLS at 1000 requests/s, 16 connections, open loop, beside a pair of nginx", latency, false},
+	{"scale-100", "pilot with 1000 services of 5 workloads, 1000 VirtualServices and 100 proxies: a change until the last has it, beside the design's limits", scaleCase(100), true},
+	{"scale-1000", "the same with 1000 proxies", scaleCase(1000), true},
+	{"scale-3000", "the same with 3000 proxies", scaleCase(3000), true},
+	{"scale-apply", "1000 VirtualServices applied one by one to the same mesh", scaleApply, true},
+	{"scale-flap", "1000 of its endpoints changed within a second", scaleFlap, true},
 	{"inject", "inject of a compose project of 500 services, beside the design's limit", injectProject, false},
 }
 

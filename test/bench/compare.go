@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -47,7 +48,7 @@ type sample map[string]float64
 // metrics in the order of the table. A load yields some of them; cpu and rss are added.
 var metrics = []string{
 	"cpu_us_per_request", "cpu_us_per_connection", "cpu_us_per_message", "cpu_us_per_mb", "requests_per_second",
-	"connections_per_second", "messages_per_second", "mb_per_second", "p50_ms", "p90_ms", "p99_ms", "p99.9_ms",
+	"connections_per_second", "messages_per_second", "mb_per_second", "allocs_per_request", "p50_ms", "p90_ms", "p99_ms", "p99.9_ms",
 	"added_p50_ms", "added_p90_ms", "added_p99_ms", "added_p99.9_ms", "rss_mb", "kb_per_idle_connection",
 }
 
@@ -98,6 +99,14 @@ func (b *bench) turn(l load, s *side, d time.Duration) (sample, error) {
 	if err != nil {
 		return nil, err
 	}
+	first, err := b.mallocs(s)
+	if err != nil {
+		return nil, err
+	}
+	second, err := b.mallocs(s)
+	if err != nil {
+		return nil, err
+	}
 	begun := time.Now()
 	count, m, err := l.run(s, d)
 	if err != nil {
@@ -111,6 +120,13 @@ func (b *bench) turn(l load, s *side, d time.Duration) (sample, error) {
 	if count == 0 {
 		return nil, fmt.Errorf("no %s in %s", l.unit, took)
 	}
+	if l.unit == "request" && s.admin != "" && len(s.procs) == 1 {
+		total, err := b.mallocs(s)
+		if err != nil {
+			return nil, err
+		}
+		m["allocs_per_request"] = max(0, total-second-(second-first)) / count // without what asking allocates itself
+	}
 	m["cpu_us_per_"+l.unit] = float64(after-before) / float64(time.Microsecond) / count
 	if len(s.procs) == 0 {
 		delete(m, "cpu_us_per_"+l.unit)
@@ -118,6 +134,24 @@ func (b *bench) turn(l load, s *side, d time.Duration) (sample, error) {
 	}
 	m["rss_mb"], err = s.rss()
 	return m, err
+}
+
+var mallocs = regexp.MustCompile(`(?m)^# Mallocs = (\d+)$`)
+
+// mallocs is what our first proxy has allocated since it was started; 0 of others.
+func (b *bench) mallocs(s *side) (float64, error) {
+	if s.admin == "" {
+		return 0, nil
+	}
+	data, err := get(b.ctx, "http://"+s.admin+"/debug/pprof/heap?debug=1")
+	if err != nil {
+		return 0, err
+	}
+	m := mallocs.FindSubmatch(data)
+	if m == nil {
+		return 0, fmt.Errorf("%s: no Mallocs in its heap profile", s.name)
+	}
+	return parse(m[1]), nil
 }
 
 // profile writes what our first proxy spends its time on under the load of the case.

@@ -21,7 +21,7 @@ import (
 )
 
 // helpers are this program in its other parts, each a process on the load's CPU.
-var helpers = map[string]func(context.Context, []string) error{"backend": serveBackend, "load": generate}
+var helpers = map[string]func(context.Context, []string) error{"backend": serveBackend, "load": generate, "pilot": servePilot}
 
 // loadParams say what load to make.
 type loadParams struct {

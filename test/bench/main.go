@@ -81,18 +81,23 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// choose finds cases by name.
+// choose finds cases by name, or by the part of it before a dash.
 func choose(names string) ([]testCase, error) {
 	if names == "" {
 		return cases, nil
 	}
 	var out []testCase
 	for name := range strings.SplitSeq(names, ",") {
-		i := slices.IndexFunc(cases, func(c testCase) bool { return c.name == strings.TrimSpace(name) })
-		if i < 0 {
+		name = strings.TrimSpace(name)
+		known := len(out)
+		for _, c := range cases {
+			if c.name == name || strings.HasPrefix(c.name, name+"-") && !slices.ContainsFunc(cases, func(c testCase) bool { return c.name == name }) {
+				out = append(out, c)
+			}
+		}
+		if len(out) == known {
 			return nil, fmt.Errorf("no case %q: -list lists them", name)
 		}
-		out = append(out, cases[i])
 	}
 	return out, nil
 }

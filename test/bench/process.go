@@ -47,7 +47,11 @@ func (b *bench) start(cpu int, ready string, children int, env []string, program
 
 func (p *process) await(ready string, children int) error {
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		c, err := (&net.Dialer{}).Dial("tcp", ready)
+		network := "tcp"
+		if strings.HasPrefix(ready, "/") {
+			network = "unix"
+		}
+		c, err := (&net.Dialer{}).Dial(network, ready)
 		if err == nil {
 			_ = c.Close() // it has served
 			if p.pids, err = family(p.cmd.Process.Pid); err == nil && len(p.pids) > children {

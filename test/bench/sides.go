@@ -309,7 +309,7 @@ func (b *bench) ourSide(backend string, o hopOptions, change ...func(*snapshot.S
 	return &side{name: "ours", addr: addr, admin: admin, procs: []*process{p}}, nil
 }
 
-// ourPair is a client's and a server's proxy with mutual TLS between.
+// ourPair is a client's and a server's proxy with mutual TLS between, and access rules at the server's.
 func (b *bench) ourPair(backend string, change ...func(*snapshot.Snapshot)) (*side, error) {
 	front, err := freePort()
 	if err != nil {
@@ -320,7 +320,8 @@ func (b *bench) ourPair(backend string, change ...func(*snapshot.Snapshot)) (*si
 		return nil, err
 	}
 	in := fmt.Sprintf("%s:%d", webIP, inbound)
-	s := client(webIP, identity("web"), uint16(inbound)) //nolint:gosec // a port
+	s := client(webIP, accountID("web"), uint16(inbound)) //nolint:gosec // a port
+	s.Security = accessRules(10)
 	for _, c := range change {
 		c(s)
 	}
@@ -371,7 +372,7 @@ func (b *bench) ourTCPPair(backend string) (*side, error) {
 		return nil, err
 	}
 	in, addr := fmt.Sprintf("%s:%d", webIP, inbound), fmt.Sprintf("127.0.0.1:%d", front)
-	s := client(webIP, identity("web"), uint16(inbound)) //nolint:gosec // a port
+	s := client(webIP, accountID("web"), uint16(inbound)) //nolint:gosec // a port
 	s.Workloads[1].Ports[0].Protocol = mesh.ProtocolTCP
 	return b.pair(s, in, addr, backend)
 }
@@ -379,11 +380,11 @@ func (b *bench) ourTCPPair(backend string) (*side, error) {
 // speaksHTTP2 declares the application's port so.
 func speaksHTTP2(s *snapshot.Snapshot) { s.Workloads[1].Ports[0].Protocol = mesh.ProtocolHTTP2 }
 
-func identity(account string) string { return "spiffe://cluster.local/ns/default/sa/" + account }
+func accountID(account string) string { return "spiffe://cluster.local/ns/default/sa/" + account }
 
 // client is the snapshot of a client of the service web, which stands at ip.
 func client(ip, id string, port uint16) *snapshot.Snapshot {
-	me := snapshot.Workload{Name: "client", Namespace: "default", ServiceAccount: "client", Service: "client", Identity: identity("client"), Addresses: []string{clientIP}}
+	me := snapshot.Workload{Name: "client", Namespace: "default", ServiceAccount: "client", Service: "client", Identity: accountID("client"), Addresses: []string{clientIP}}
 	web := snapshot.Workload{
 		Name: "web", Namespace: "default", ServiceAccount: "web", Service: "web", Identity: id, Addresses: []string{ip},
 		Labels: map[string]string{"app": "web", "version": "v1"}, Ports: []snapshot.Port{{Number: port, Protocol: mesh.ProtocolHTTP}},

@@ -17,14 +17,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/composure-mesh/composure/api"
 	"github.com/composure-mesh/composure/mesh"
+	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/pilot/compile"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/forward"
 	"github.com/composure-mesh/composure/proxy/table"
+	"github.com/composure-mesh/composure/proxy/tlsconf"
 	"github.com/composure-mesh/composure/proxy/upstream"
 )
 
@@ -59,6 +62,8 @@ type shop struct {
 	from  string
 
 	table  atomic.Pointer[table.Table]
+	snap   *snapshot.Snapshot // that the table was made of
+	certs  *tlsconf.Store
 	engine *forward.Engine
 	done   chan exchange.Exchange
 
@@ -87,9 +92,10 @@ func open(t *testing.T, from, rules string) *shop {
 		t.Cleanup(app.Close)
 		s.dial[netip.MustParseAddrPort(at)] = app.Listener.Addr().String()
 	}
+	s.certs = tlsconf.New(nil, spiffeid.TrustDomain{}, slog.New(slog.DiscardHandler))
 	s.apply(rules)
 	s.engine = forward.New(forward.Config{
-		Table: s.table.Load, Transport: upstream.New(upstream.Config{Dial: s.connect}), Recorder: s, Log: slog.New(slog.DiscardHandler),
+		Table: s.table.Load, Transport: upstream.New(upstream.Config{Dial: s.connect, ClientTLS: s.certs.Client}), Recorder: s, Log: slog.New(slog.DiscardHandler),
 	})
 	return s
 }
@@ -114,7 +120,9 @@ func (s *shop) apply(rules string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.certs.Apply(snap)
 	s.table.Store(next)
+	s.snap = snap
 }
 
 func (s *shop) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
@@ -202,13 +210,16 @@ type client struct {
 	s    *shop
 }
 
-// dialled is a client whose requests go to service, as if by DNS.
+// client is one whose requests go to a service, as if by DNS, or to an address with port.
 func (s *shop) client(service string) *client {
 	to := netip.MustParseAddrPort(anywhere)
 	c := exchange.Connection{Direction: exchange.Outbound, Remote: netip.MustParseAddrPort("10.0.0.2:40000")}
 	if strings.Contains(s.from, "gateway") {
 		c.Direction, c.Remote = exchange.Gateway, netip.MustParseAddrPort("192.0.2.7:40000")
 		to = netip.MustParseAddrPort("10.0.0.7:80")
+	}
+	if at, err := netip.ParseAddrPort(service); err == nil {
+		to = at
 	}
 	for _, w := range s.facts.Workloads {
 		if slices.Contains(w.Services, service) {

@@ -1,15 +1,22 @@
 package traffic
 
 import (
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/composure-mesh/composure/internal/explain"
 )
 
-// TestRoutes plays testdata/routes/*.txt. Such a file has rules and requests:
+// TestRoutes plays testdata/routes/*.txt, and holds that meshctl explain says of each request what the proxy has done with
+// it. Such a file has rules and requests:
 //
 //	What it shows.
 //	-- rules --
@@ -80,7 +87,17 @@ func (s *shop) check(t *testing.T, at, line string) {
 	name, _, _ := strings.Cut(host, ":")
 	name, _, _ = strings.Cut(name, ".")
 	s.requests()
-	a := s.client(name).do(method, strings.TrimSpace(url), parts[1:]...)
+	url = strings.TrimSpace(url)
+	a := s.client(name).do(method, url, parts[1:]...)
+	// What is dialled is the service's address, whatever the host says.
+	headers := []string{"host: " + host}
+	for _, h := range parts[1:] {
+		headers = append(headers, strings.TrimSpace(h))
+	}
+	_, path, _ := strings.Cut(url, "/")
+	asked, _, _ := strings.Cut(host, ":")
+	to := "http://" + net.JoinHostPort(asked, strconv.Itoa(int(a.record.Conn.OriginalDst.Port()))) + "/" + path
+	s.explained(t, at, a, explain.Request{Method: method, URL: to, Headers: headers})
 	for i, want := range strings.Fields(wants) {
 		what, value, named := strings.Cut(want, "=")
 		if !named {
@@ -94,6 +111,38 @@ func (s *shop) check(t *testing.T, at, line string) {
 		if got := s.about(a, what); got != value {
 			t.Errorf("%s: %s is %q, want %q", at, what, got, value)
 		}
+	}
+}
+
+// explained compares what is said about a request with the answer to it.
+func (s *shop) explained(t *testing.T, at string, a *answer, r explain.Request) {
+	t.Helper()
+	e, err := explain.Snapshot(s.snap, r)
+	if err != nil {
+		t.Errorf("%s: explain: %v", at, err)
+		return
+	}
+	byProxy := a.Header.Get("X-App") == "" && a.record.Upstream.Cluster == ""
+	switch {
+	case e.Status != nil:
+		// To a client of gRPC, an answer of the mesh's own is 200 with a status of gRPC.
+		status := *e.Status == a.StatusCode || a.StatusCode == http.StatusOK && a.Header.Get("Grpc-Status") != ""
+		if a.workload() != "" || !status || e.Redirect != a.Header.Get("Location") {
+			t.Errorf("%s: explain: %s; the proxy answered with %d, location %q, of workload %q", at, e.Reason, a.StatusCode, a.Header.Get("Location"), a.workload())
+		}
+		return
+	case byProxy:
+		return // a fault that is chance, CORS's answer
+	}
+	cluster := a.record.Upstream.Cluster
+	named := func(w explain.Weight) bool {
+		return cluster == fmt.Sprintf("outbound|%d|%s|%s", w.Port, w.Subset, w.Destination)
+	}
+	if len(e.Weights) > 0 && !slices.ContainsFunc(e.Weights, named) {
+		t.Errorf("%s: explain: goes to one of %v; the proxy sent it to %s", at, e.Weights, cluster)
+	}
+	if w := e.Rewrite; w != nil && a.workload() != "" && (w.URI != "" && w.URI != a.Header.Get("Saw-Path") || w.Authority != "" && w.Authority != a.Header.Get("Saw-Host")) {
+		t.Errorf("%s: explain: rewritten to %+v; the workload saw %s at %s", at, *w, a.Header.Get("Saw-Path"), a.Header.Get("Saw-Host"))
 	}
 }
 

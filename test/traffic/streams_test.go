@@ -159,7 +159,7 @@ spec:
 		{6379, "", "outbound|6379||ratings.default.svc.cluster.local"},
 		{8443, "shop.example.com", ""},
 	} {
-		got, ok := s.table.Load().GatewaySession(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.7"), tt.port), tt.sni != "", tt.sni, 0)
+		got, ok := s.table.Load().GatewaySession(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.7"), tt.port), "", tt.sni != "", tt.sni, 0)
 		if ok != (tt.cluster != "") || got.Cluster != tt.cluster {
 			t.Errorf("%d, %q: goes to %q, want %q", tt.port, tt.sni, got.Cluster, tt.cluster)
 		}

@@ -1,5 +1,5 @@
-// Workload is a small application for tests: "serve" answers every request with its service's name, "load NAME=URL…"
-// makes steady requests and counts those that are lost, "get URL" makes one and prints the answer. The word "bare" after
+// Workload is a small application for tests: "serve" answers every request with its service's name, at the address LISTEN or
+// at all, "load NAME=URL…" makes steady requests and counts those that are lost, "get URL [PATIENCE]" makes one and prints the answer. The word "bare" after
 // serve or load means nothing to it: it tells processes apart that no mesh protects.
 package main
 
@@ -36,27 +36,30 @@ func run(ctx context.Context, args []string) error {
 	}
 	switch {
 	case len(args) == 1 && args[0] == "serve":
-		return listen(ctx, ":8000", application())
+		return listen(ctx, os.Getenv("LISTEN")+":8000", application(ctx))
 	case len(args) > 1 && args[0] == "load":
 		return load(ctx, args[1:])
-	case len(args) == 2 && args[0] == "get":
-		return get(ctx, args[1])
+	case len(args) > 1 && args[0] == "get":
+		return get(ctx, args[1:])
 	}
-	return errors.New("usage: workload serve | load NAME=URL… | get URL")
+	return errors.New("usage: workload serve | load NAME=URL… | get URL [PATIENCE]")
 }
 
-// application answers with its name. /slow takes its time, /busy
-// tells how many of these there are, /sick and /well set what /health says, and /eat uses all the
-// memory there is.
-func application() http.Handler {
+// application answers with its name. /slow answers a second after the application is told to end, /busy tells how many of
+// these there are, /sick and /well set what /health says, and /eat uses all the memory there is.
+func application(ctx context.Context) http.Handler {
 	var sick atomic.Bool
 	var slow atomic.Int32
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("NAME")) })
-	mux.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		slow.Add(1)
 		defer slow.Add(-1)
-		time.Sleep(3 * time.Second)
+		select {
+		case <-ctx.Done():
+			time.Sleep(time.Second)
+		case <-r.Context().Done():
+		}
 		fmt.Fprintln(w, os.Getenv("NAME"))
 	})
 	mux.HandleFunc("/busy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, slow.Load()) })
@@ -90,10 +93,18 @@ func listen(ctx context.Context, address string, h http.Handler) error {
 	}
 }
 
-func get(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// get makes a request that may take 5 s, or as long as is said.
+func get(ctx context.Context, args []string) error {
+	most := 5 * time.Second
+	if len(args) > 1 {
+		var err error
+		if most, err = time.ParseDuration(args[1]); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	return fetch(ctx, url, os.Stdout)
+	return fetch(ctx, args[0], os.Stdout)
 }
 
 func fetch(ctx context.Context, url string, out io.Writer) error {
