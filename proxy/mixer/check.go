@@ -179,16 +179,12 @@ func (l *list) has(v *expression.Value) (bool, error) {
 	return l.entries[v.Text()], nil
 }
 
-// check asks all the rules, since they have no order: the first refusal has the code, and all have a word. It notes which
-// rules hold.
+// check asks all the rules, since they have no order: the first refusal has the code, and all have a word. It leaves
+// the rules that hold in s.matched.
 func (r *Rules) check(s *scratch) refusal {
 	var out refusal
-	for i := range r.rules {
-		x := &r.rules[i]
-		if len(x.checks)+len(x.request)+len(x.response) == 0 || !x.matches(&s.bag) {
-			continue
-		}
-		s.matched = append(s.matched, x)
+	r.checks.find(s)
+	for _, x := range s.matched {
 		for j := range x.checks {
 			switch no := x.checks[j].refuses(&s.bag); {
 			case no.code == 0:
@@ -205,13 +201,12 @@ func (r *Rules) check(s *scratch) refusal {
 // Check refuses a request that some rule refuses; of one that passes, the rules change the headers, those of the response
 // when there is one.
 func (r *Rules) Check(x *filter.Exchange) *filter.Answer {
-	if !r.checking {
+	if len(r.checks.rules) == 0 {
 		return nil
 	}
 	s := r.scratch()
 	defer r.release(s)
 	s.bag.Exchange(x.Record, x, r.lookup.Ends(x.Record.Conn, x.Request.Authority), false)
-	s.matched = s.matched[:0]
 	if no := r.check(s); no.code != 0 {
 		x.Record.CheckCode, x.Record.CheckMessage = no.code, no.message
 		return answer(no)
@@ -231,7 +226,7 @@ func answer(no refusal) *filter.Answer {
 
 // CheckConnection is why a connection that is passed as bytes is refused; empty where it is not.
 func (r *Rules) CheckConnection(c *exchange.Connection, ends exchange.Ends) string {
-	if r == nil || !r.checking {
+	if r == nil || len(r.checks.rules) == 0 {
 		return ""
 	}
 	s := r.scratch()

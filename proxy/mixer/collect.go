@@ -67,7 +67,7 @@ func (c *Collector) Apply(r *Rules) {
 	kept := map[string]*family{}
 	c.series = 0
 	if r != nil {
-		for _, x := range r.report {
+		for _, x := range r.reports.rules {
 			for _, m := range x.metrics {
 				key := definition(m)
 				f := kept[key]

@@ -68,7 +68,7 @@ func newEntries(s *snapshot.MixerEntries) (*entries, error) {
 
 // Exchange writes down what the rules want of an exchange that is done.
 func (r *Rules) Exchange(c *Collector, record *exchange.Exchange, x *filter.Exchange) {
-	if r == nil || len(r.report) == 0 {
+	if r == nil || len(r.reports.rules) == 0 {
 		return
 	}
 	s := r.scratch()
@@ -82,7 +82,7 @@ func (r *Rules) Exchange(c *Collector, record *exchange.Exchange, x *filter.Exch
 
 // Session writes down what the rules want of a connection: done is false as it begins.
 func (r *Rules) Session(c *Collector, record *exchange.Session, done bool) {
-	if r == nil || len(r.report) == 0 {
+	if r == nil || len(r.reports.rules) == 0 {
 		return
 	}
 	s := r.scratch()
@@ -92,10 +92,8 @@ func (r *Rules) Session(c *Collector, record *exchange.Session, done bool) {
 }
 
 func (r *Rules) write(c *Collector, s *scratch) {
-	for _, x := range r.report {
-		if !x.matches(&s.bag) {
-			continue
-		}
+	r.reports.find(s)
+	for _, x := range s.matched {
 		for _, m := range x.metrics {
 			c.observe(m, s)
 		}

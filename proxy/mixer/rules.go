@@ -22,18 +22,18 @@ type Lookup interface {
 
 // Rules are the rules made ready. They never change.
 type Rules struct {
-	lookup Lookup
-	rules  []rule
-	report []*rule // those of rules that have something to write down
+	lookup  Lookup
+	checks  index // of rules with checks or header operations
+	reports index // of rules that have something to write down
 
-	checking bool // there are checks or header operations
-	keeps    bool // something asks for the header of responses
-	bags     sync.Pool
+	keeps bool // something asks for the header of responses
+	bags  sync.Pool
 }
 
 type rule struct {
 	name     string
 	match    *expression.Program // nil: always
+	needs    []condition         // of the match
 	checks   []check
 	request  []operation
 	response []operation
@@ -47,21 +47,32 @@ func New(u *snapshot.Usage, lookup Lookup) (*Rules, error) {
 	if u == nil || len(u.Rules) == 0 {
 		return nil, nil //nolint:nilnil // no rules is no error
 	}
-	r := &Rules{lookup: lookup, rules: make([]rule, len(u.Rules))}
+	r := &Rules{lookup: lookup}
 	r.bags.New = func() any { return new(scratch) }
 	var errs []error
+	var checks, reports []*rule
 	for i := range u.Rules {
 		s := &u.Rules[i]
-		if err := r.rules[i].compile(s); err != nil {
+		x := &rule{}
+		if err := x.compile(s); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Name, err))
 		}
-		if x := &r.rules[i]; len(x.metrics)+len(x.entries) > 0 {
-			r.report = append(r.report, x)
+		if len(x.checks)+len(x.request)+len(x.response) > 0 {
+			checks = append(checks, x)
+		}
+		if len(x.metrics)+len(x.entries) > 0 {
+			reports = append(reports, x)
 		}
 		r.keeps = r.keeps || asksForResponse(s)
-		r.checking = r.checking || len(s.Checks)+len(s.RequestHeaders)+len(s.ResponseHeaders) > 0
 	}
 	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.checks, err = newIndex(checks); err != nil {
+		return nil, err
+	}
+	if r.reports, err = newIndex(reports); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -115,6 +126,7 @@ func (r *rule) compile(s *snapshot.MixerRule) error {
 		if r.match, err = expression.Compile(s.Match); err != nil {
 			errs = append(errs, fmt.Errorf("match: %w", err))
 		}
+		r.needs = conditions(s.Match)
 	}
 	for i := range s.Checks {
 		c, err := newCheck(&s.Checks[i])
@@ -159,6 +171,7 @@ func (r *rule) matches(a expression.Attributes) bool {
 type scratch struct {
 	bag     attribute.Bag
 	text    []byte
+	asked   []uint64 // of an index: a bit a rule
 	matched []*rule
 }
 
