@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -110,7 +111,10 @@ func TestLoadErrors(t *testing.T) {
 		want string
 	}{
 		{Options{}, "no compose file"},
-		{Options{Files: []string{"-"}}, "standard input"},
+		{Options{Files: []string{"-"}}, "read compose file: standard input is read by `meshctl compose inject` alone"},
+		{Options{Files: []string{"-", "-"}, Stdin: strings.NewReader(plain)}, "standard input can be read once"},
+		{Options{Files: []string{"-"}, Stdin: strings.NewReader("")}, "empty compose file"},
+		{Options{Files: []string{"-"}, Stdin: iotest.ErrReader(errors.New("gone"))}, "read compose file: gone"},
 		{Options{Files: []string{"absent.yaml"}}, "absent.yaml"},
 		{Options{Files: []string{"mesh.yaml"}}, "what meshctl wrote itself"},
 		{Options{Env: []string{"COMPOSE_FILE=other.yaml"}}, "other.yaml"},
@@ -120,6 +124,60 @@ func TestLoadErrors(t *testing.T) {
 		if _, err := Load(context.Background(), tc.opts); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: error %v, want %q", tc.opts, err, tc.want)
 		}
+	}
+}
+
+// TestStdin is about a compose file on standard input: it means what it would mean as a file of the working directory.
+func TestStdin(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files  map[string]string
+		opts   Options
+		config Config
+		dir    string // of the project
+		path   string
+		flags  []string
+	}{
+		"override": {path: "compose.mesh.yaml", flags: []string{"-f", "-", "-f", "compose.mesh.yaml"}},
+		"whole":    {config: Config{Full: true, Out: "-"}},
+		"with a file": {
+			files: map[string]string{"deploy/prod.yml": "services: {web: {restart: always}}\n"}, opts: Options{Files: []string{"-", "deploy/prod.yml"}},
+			dir: "deploy", path: "compose.mesh.yaml", flags: []string{"-f", "-", "-f", "deploy/prod.yml", "-f", "compose.mesh.yaml"},
+		},
+		"beside a compose file": {files: map[string]string{"compose.yaml": "services: {other: {image: x}}\n"}, path: "compose.mesh.yaml", flags: []string{"-f", "-", "-f", "compose.mesh.yaml"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := project(t, tc.files)
+			opts := tc.opts
+			opts.WorkingDir, opts.Env, opts.Stdin = dir, testEnv, strings.NewReader(plain)
+			if opts.Files == nil {
+				opts.Files = []string{"-"}
+			}
+			config := tc.config
+			config.Version = testConfig.Version
+			s, err := Load(t.Context(), opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := Inject(t.Context(), s, config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := filepath.Join(dir, tc.dir); s.Dir != want {
+				t.Errorf("the project's directory is %s, want %s", s.Dir, want)
+			}
+			if want := filepath.Join(dir, tc.path); tc.path != "" && r.Path != want || tc.path == "" && r.Path != "" {
+				t.Errorf("written to %q, want %q", r.Path, tc.path)
+			}
+			if !slices.Equal(r.Flags, tc.flags) {
+				t.Errorf("flags %q, want %q", r.Flags, tc.flags)
+			}
+			if _, ok := s.project.Services["other"]; ok {
+				t.Error("a file that was not named was read")
+			}
+			if h, _ := ReadHeader(r.Output); h.Inputs["-"] != digest([]byte(plain)) && tc.config.Out == "" {
+				t.Errorf("inputs %v, want that of standard input", h.Inputs)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -25,8 +26,10 @@ type Options struct {
 	// WorkingDir is where the command runs; relative paths start there. Empty is the current directory.
 	WorkingDir string
 	// Files are the -f flags. Empty means what Compose does: COMPOSE_FILE, else compose.yaml and its override
-	// file, looked for here and in the parent directories.
+	// file, looked for here and in the parent directories. "-" is Stdin.
 	Files []string
+	// Stdin is what the file "-" reads; nil refuses it.
+	Stdin io.Reader
 	// ProjectDir is --project-directory; empty is the directory of the first file.
 	ProjectDir string
 	// ProjectName is -p; empty means COMPOSE_PROJECT_NAME, the file's name key, the directory's name.
@@ -86,10 +89,13 @@ func open(opts Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.selectFiles(opts.Files, env); err != nil {
+	if err := s.selectFiles(opts.Files, opts.Stdin, env); err != nil {
 		return nil, err
 	}
-	s.Dir = filepath.Dir(s.Files[0])
+	s.Dir = s.workingDir
+	if i := slices.IndexFunc(s.Files, func(f string) bool { return f != s.abs(stdin) }); i >= 0 {
+		s.Dir = filepath.Dir(s.Files[i])
+	}
 	if opts.ProjectDir != "" {
 		s.Dir = s.abs(opts.ProjectDir)
 	}
@@ -134,8 +140,29 @@ func (s *Source) environment(dir string, known types.Mapping, opts Options) (typ
 	return o.Environment, nil
 }
 
+// stdin is the name of a compose file on standard input. It counts as a file of the working directory.
+const stdin = "-"
+
+// read reads a compose file by the name that it was given.
+func (s *Source) read(name string, in io.Reader) (content []byte, err error) {
+	switch {
+	case name != stdin:
+		content, err = os.ReadFile(s.abs(name))
+	case in == nil:
+		err = errors.New("standard input is read by `meshctl compose inject` alone: save the file and name it with -f")
+	case s.inputs[s.abs(name)] != nil:
+		err = errors.New("standard input can be read once, want one -f -")
+	default:
+		content, err = io.ReadAll(in)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read compose file: %w", err)
+	}
+	return content, nil
+}
+
 // selectFiles finds the project's files and reads them.
-func (s *Source) selectFiles(flags []string, env types.Mapping) error {
+func (s *Source) selectFiles(flags []string, in io.Reader, env types.Mapping) error {
 	s.separator = env[consts.ComposePathSeparator]
 	if s.separator == "" {
 		s.separator = string(os.PathListSeparator)
@@ -153,13 +180,10 @@ func (s *Source) selectFiles(flags []string, env types.Mapping) error {
 	}
 	hidden := false
 	for i, f := range wanted {
-		if f == "-" {
-			return errors.New("a compose file on standard input can't be injected: the override needs a file to stand beside; save it and name it with -f")
-		}
 		path := s.abs(f)
-		content, err := os.ReadFile(path)
+		content, err := s.read(f, in)
 		if err != nil {
-			return fmt.Errorf("read compose file: %w", err)
+			return err
 		}
 		override := s.discovered && i > 0 // Compose takes one override file only: the first that is the user's
 		switch _, ours := ReadHeader(content); {

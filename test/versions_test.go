@@ -5,6 +5,7 @@ package test
 import (
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -58,6 +59,25 @@ func TestComposeVersions(t *testing.T) {
 	if left := p.running(); len(left) != 0 {
 		t.Errorf("left after down: %v", left)
 	}
+
+	t.Run("a pipe", func(t *testing.T) {
+		piped := &project{t: t, name: "composure-piped", dir: t.TempDir()}
+		pipe := func(in string, program ...string) string {
+			cmd := exec.CommandContext(t.Context(), program[0], program[1:]...)
+			cmd.Stdin = strings.NewReader(in)
+			return piped.must(piped.runCommand(cmd), "pipe to", program)
+		}
+		whole := pipe("services: {web: {build: ./src, ports: [\"80\"]}}\n", meshctl, "compose", "inject", "-f", "-", "--full", "-o", "-")
+		read := pipe(whole, append(compose[:len(compose):len(compose)], "-f", "-", "config")...)
+		for _, want := range []string{"context: " + piped.dir + "/src", "  web-mesh-proxy:", "network_mode: service:web-mesh-sandbox"} {
+			if !strings.Contains(read, want) {
+				t.Errorf("Compose does not read %q in\n%s", want, read)
+			}
+		}
+		if files := must(os.ReadDir(piped.dir)); len(files) != 0 {
+			t.Errorf("something was written: %v", files)
+		}
+	})
 
 	projects := must(filepath.Glob(filepath.Join(root, "compose", "testdata", "odd", "*")))
 	if len(projects) == 0 {

@@ -38,7 +38,7 @@ func newCompose(env *Env) *cobra.Command {
 
 // addProject adds the flags that choose a compose project, in docker compose's words.
 func addProject(c *cobra.Command, o *compose.Options) {
-	c.Flags().StringArrayVarP(&o.Files, "file", "f", nil, "compose file; repeatable; default: as docker compose finds them")
+	c.Flags().StringArrayVarP(&o.Files, "file", "f", nil, "compose file; repeatable; - is stdin, for inject; default: as docker compose finds them")
 	c.Flags().StringVar(&o.ProjectDir, "project-directory", "", "directory of the project; default: that of the first file")
 	c.Flags().StringArrayVar(&o.EnvFiles, "env-file", nil, "environment file; repeatable; default: COMPOSE_ENV_FILES, else .env")
 }
@@ -150,7 +150,7 @@ func newInject(env *Env) *cobra.Command {
 		Short: "Write the override that puts a compose project into the mesh",
 		Long: "Write the override that puts a compose project into the mesh. The project's own files are not touched:\n" +
 			"`docker compose up` reads the override beside them, and `meshctl compose uninject` removes it.",
-		Example: "  meshctl compose inject && docker compose up -d\n  meshctl compose inject --ingress 30080\n  meshctl compose inject -f app.yml -f prod.yml -o -",
+		Example: "  meshctl compose inject && docker compose up -d\n  meshctl compose inject --ingress 30080\n  meshctl compose inject -f app.yml -f prod.yml -o -\n  generate | meshctl compose inject -f - --full -o - | docker compose -f - up -d",
 		Args:    args(cobra.NoArgs),
 		RunE:    func(c *cobra.Command, _ []string) error { return runInject(c.Context(), env, o) },
 	}
@@ -169,6 +169,7 @@ func runInject(ctx context.Context, env *Env, o *injectOptions) error {
 	if err := o.complete(); err != nil {
 		return err
 	}
+	o.project.Stdin = env.In
 	res, err := makeOverride(ctx, env, o)
 	if err != nil {
 		return err

@@ -112,3 +112,7 @@ func TestStrict(t *testing.T) {
 		}
 	}
 }
+
+func TestStdinIsForInject(t *testing.T) {
+	check(t, in(t, &fakeEngine{}, t.TempDir(), "services: {web: {image: web}}\n", "compose", "ps", "-f", "-"), 1, "", "save the file and name it with -f")
+}

@@ -589,7 +589,7 @@ func (d *doctor) composeUp(ctx context.Context, project string, services []strin
 	if !ok {
 		return errors.New("the mesh's containers don't say where their project is: run in its directory: docker compose up -d " + strings.Join(services, " "))
 	}
-	words := []string{"compose", "--project-name", project, "--project-directory", h.dir}
+	words := append(composeProgram(d.env), "--project-name", project, "--project-directory", h.dir)
 	for _, f := range h.files {
 		words = append(words, "--file", f)
 	}
@@ -598,7 +598,7 @@ func (d *doctor) composeUp(ctx context.Context, project string, services []strin
 	}
 	words = append(append(words, "up", "--detach"), services...)
 	d.env.talk("docker compose up -d %s", strings.Join(services, " "))
-	cmd := exec.CommandContext(ctx, "docker", words...)
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = h.dir, d.env.Err, d.env.Err
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("docker compose up -d %s, in %s: %w", strings.Join(services, " "), h.dir, err)
