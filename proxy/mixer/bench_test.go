@@ -3,6 +3,7 @@ package mixer_test
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"testing"
 
 	"github.com/composure-mesh/composure/mesh/snapshot"
@@ -66,7 +67,7 @@ func deny(tb testing.TB, matches ...snapshot.Expression) *mixer.Rules {
 	for i := range matches {
 		u.Rules = append(u.Rules, snapshot.MixerRule{
 			Name: fmt.Sprintf("rule/default/deny-%d", i), Match: &matches[i],
-			Checks: []snapshot.MixerCheck{{Handler: fmt.Sprintf("%d", i), Deny: &snapshot.MixerDeny{Code: 7, Message: "no"}}},
+			Checks: []snapshot.MixerCheck{{Handler: strconv.Itoa(i), Deny: &snapshot.MixerDeny{Code: 7, Message: "no"}}},
 		})
 	}
 	r, err := mixer.New(u, called)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func all(t *testing.T, matches []snapshot.Expression, code int32) *mixer.Rules {
 	t.Helper()
 	u := &snapshot.Usage{}
 	for i := range matches {
-		name := fmt.Sprint(i)
+		name := strconv.Itoa(i)
 		s := snapshot.MixerRule{
 			Name: name, Match: &matches[i],
 			Entries: []snapshot.MixerEntries{{Handler: "h", Instance: name, Timestamp: &snapshot.Expression{Type: snapshot.Timestamp, Attribute: "request.time"}}},
