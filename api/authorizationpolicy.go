@@ -28,9 +28,7 @@ func AuthorizationPolicy() *Kind {
 				}
 				return action
 			}},
-			{Name: "For", Description: "The workloads it is for", Cell: func(o *Object) any {
-				return scopeCell(o, o.Spec.(*security.AuthorizationPolicy).GetSelector())
-			}},
+			{Name: "For", Description: "The workloads it is for", Cell: scopeCell},
 			{Name: "Rules", Description: "How many there are", Cell: func(o *Object) any {
 				return len(o.Spec.(*security.AuthorizationPolicy).GetRules())
 			}},
@@ -40,8 +38,7 @@ func AuthorizationPolicy() *Kind {
 }
 
 func authorizationPolicyFields() fieldSet {
-	return securityFields(
-		"AuthorizationPolicy.selector", "AuthorizationPolicy.rules", "AuthorizationPolicy.action",
+	return targetedFields("AuthorizationPolicy", "AuthorizationPolicy.rules", "AuthorizationPolicy.action",
 		"AuthorizationPolicy.provider", "AuthorizationPolicy.ExtensionProvider.name",
 		"Rule.from", "Rule.to", "Rule.when", "Rule.From.source", "Rule.To.operation",
 		"Source.principals", "Source.not_principals", "Source.request_principals", "Source.not_request_principals",
@@ -60,7 +57,7 @@ func DryRun(o *Object) bool { return o.Meta.Annotations[DryRunAnnotation] == "tr
 func validateAuthorizationPolicy(o *Object) Problems {
 	p := o.Spec.(*security.AuthorizationPolicy)
 	var ps Problems
-	checkSelector(&ps, p.Selector)
+	checkTargets(&ps, o, p)
 	if (p.Action == security.AuthorizationPolicy_DENY || p.Action == security.AuthorizationPolicy_CUSTOM) && len(p.Rules) == 0 {
 		ps.required(Path{"spec", "rules"}, fmt.Sprintf("want at least one rule: %s without any matches nothing; [{}] is one that matches everything", p.Action))
 	}

@@ -49,6 +49,14 @@ spec:
     - {key: destination.port, notValues: ["80"]}
     - {key: connection.sni, values: ["*.example"]}
 `, []any{"DENY (dry run)", "app=reviews", 1}},
+		"services": {
+			"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x}\nspec: {targetRefs: [{kind: Service, name: a}, {group: core, kind: Service, name: b}]}",
+			[]any{"ALLOW", "service a,b", 0},
+		},
+		"a service": {
+			"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: istio-system}\nspec: {targetRef: {group: '', kind: Service, name: a}}",
+			[]any{"ALLOW", "service a", 0},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			docs, err := api.DecodeYAML(kinds, "f", strings.NewReader(c.text))
@@ -63,6 +71,45 @@ spec:
 				t.Errorf("columns (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What targetRefs may be, of both kinds that have them.
+func TestTargetRefs(t *testing.T) {
+	const kind = ": want Service, got Gateway: a gateway is a workload, which spec.selector.matchLabels chooses, as istio: ingressgateway"
+	many := "targetRefs: [" + strings.Repeat("{kind: Service, name: a}, ", 17) + "]"
+	for spec, want := range map[string][]string{
+		"targetRefs: [{kind: Service, name: a}]":                   nil,
+		"targetRef: {kind: Service, name: a}":                      nil,
+		strings.Replace(many, "{kind: Service, name: a}, ", "", 1): nil,
+		many:             {"spec.targetRefs: want at most 16, got 17"},
+		"targetRefs: []": {"spec.targetRefs: want at least one, or the field left out: an empty list would be every workload of the namespace"},
+		"targetRefs: [{kind: Service}, {name: a}]":                                      {"spec.targetRefs[0].name: want the name of a service", "spec.targetRefs[1].kind: want Service"},
+		"targetRefs: [{kind: Service, name: a, namespace: b}]":                          {"spec.targetRefs[0].namespace: want none: an object is for services of its own namespace"},
+		"targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]":      {"spec.targetRefs[0].kind" + kind},
+		"targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a}":         {"spec.targetRef.kind" + kind},
+		"targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: a}]":       {"spec.targetRefs[0].kind: want Service, got ServiceEntry"},
+		"targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: a}]": {"spec.targetRefs[0].kind: want Service, got GatewayClass"},
+		"targetRefs: [{group: apps, kind: Service, name: a}]":                           {`spec.targetRefs[0].group: want none for a Service, got "apps"`},
+		"targetRefs: [{kind: Service, name: a, port: 80}]":                              {"spec.targetRefs[0].port: unknown field"},
+		"selector: {}, targetRefs: [{kind: Service, name: a}]":                          {"spec: want one of selector, targetRef and targetRefs at most"},
+		"targetRef: {kind: Service, name: a}, targetRefs: [{kind: Service, name: a}]":   {"spec: want one of selector, targetRef and targetRefs at most"},
+		"selector: {matchLabels: {app: a}}, targetRef: {kind: Service, name: a}":        {"spec: want one of selector, targetRef and targetRefs at most"},
+	} {
+		for _, kind := range []string{"AuthorizationPolicy", "RequestAuthentication"} {
+			text := "apiVersion: security.istio.io/v1\nkind: " + kind + "\nmetadata: {name: x}\nspec: {" + spec + "}"
+			var got []string
+			if want == nil {
+				if _, err := api.DecodeYAML(kinds, "f", strings.NewReader(text)); err != nil {
+					got = []string{err.Error()}
+				}
+			} else {
+				got = problemsOf(t, kinds, text)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s {%s} (-want +got):\n%s", kind, spec, diff)
+			}
+		}
 	}
 }
 

@@ -18,9 +18,7 @@ func PeerAuthentication() *Kind {
 			{Name: "Mode", Description: "Whether plain text is taken", Cell: func(o *Object) any {
 				return o.Spec.(*security.PeerAuthentication).GetMtls().GetMode().String()
 			}},
-			{Name: "For", Description: "The workloads it is for", Cell: func(o *Object) any {
-				return scopeCell(o, o.Spec.(*security.PeerAuthentication).GetSelector())
-			}},
+			{Name: "For", Description: "The workloads it is for", Cell: scopeCell},
 		},
 		validate: validatePeerAuthentication,
 	}, func() proto.Message { return &security.PeerAuthentication{} }, peerAuthenticationFields())

@@ -26,17 +26,14 @@ func RequestAuthentication() *Kind {
 				}
 				return listCell(issuers)
 			}},
-			{Name: "For", Description: "The workloads it is for", Cell: func(o *Object) any {
-				return scopeCell(o, o.Spec.(*security.RequestAuthentication).GetSelector())
-			}},
+			{Name: "For", Description: "The workloads it is for", Cell: scopeCell},
 		},
 		validate: validateRequestAuthentication,
 	}, func() proto.Message { return &security.RequestAuthentication{} }, requestAuthenticationFields())
 }
 
 func requestAuthenticationFields() fieldSet {
-	return securityFields(
-		"RequestAuthentication.selector", "RequestAuthentication.jwt_rules",
+	return targetedFields("RequestAuthentication", "RequestAuthentication.jwt_rules",
 		"JWTRule.issuer", "JWTRule.audiences", "JWTRule.jwks_uri", "JWTRule.jwks", "JWTRule.from_headers", "JWTRule.from_params", "JWTRule.from_cookies",
 		"JWTRule.output_payload_to_header", "JWTRule.output_claim_to_headers", "JWTRule.forward_original_token", "JWTRule.timeout",
 		"JWTRule.space_delimited_claims", "JWTHeader.name", "JWTHeader.prefix", "ClaimToHeader.header", "ClaimToHeader.claim",
@@ -46,7 +43,7 @@ func requestAuthenticationFields() fieldSet {
 func validateRequestAuthentication(o *Object) Problems {
 	r := o.Spec.(*security.RequestAuthentication)
 	var ps Problems
-	checkSelector(&ps, r.Selector)
+	checkTargets(&ps, o, r)
 	for i, rule := range r.JwtRules {
 		path := Path{"spec", "jwtRules", i}
 		validateJWTRule(&ps, path, rule)

@@ -25,10 +25,7 @@ type accessRule struct {
 func (x *Index) accessRules(objects []*api.Object) (rules []accessRule) {
 	for _, o := range objects {
 		if spec, ok := o.Spec.(*security.AuthorizationPolicy); ok {
-			selector := spec.GetSelector().GetMatchLabels()
-			rules = append(rules, accessRule{
-				object: o, of: func(w *mesh.Workload) bool { return concerns(o, selector, w) }, policy: x.accessPolicy(o, spec),
-			})
+			rules = append(rules, accessRule{object: o, of: Concerning(o), policy: x.accessPolicy(o, spec)})
 		}
 	}
 	slices.SortStableFunc(rules, func(a, b accessRule) int {
@@ -143,17 +140,7 @@ func (x *Index) checkAccess(o *api.Object) []analysis.Problem {
 	if spec.GetAction() == security.AuthorizationPolicy_AUDIT && len(spec.GetRules()) == 0 {
 		problems = append(problems, problem(analysis.SchemaWarning, o, "spec.rules", "there are none, so nothing is audited"))
 	}
-	selector := spec.GetSelector().GetMatchLabels()
-	if slices.ContainsFunc(x.sorted, func(w *mesh.Workload) bool { return concerns(o, selector, w) }) {
-		return problems
-	}
-	switch {
-	case len(selector) > 0:
-		return append(problems, problem(analysis.NoMatchingWorkloads, o, "spec.selector.matchLabels", "no workload that runs is meant by this"))
-	case o.Meta.Namespace != api.RootNamespace:
-		return append(problems, problem(analysis.NoMatchingWorkloads, o, "spec", "no workload runs in namespace "+o.Meta.Namespace))
-	}
-	return problems
+	return append(problems, x.checkScope(o)...)
 }
 
 // matches reports whether a text is that of a pattern: x, x*, *x or *

@@ -2,6 +2,7 @@ package compile_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,6 +39,54 @@ func TestAccessScope(t *testing.T) {
 	problems := compile.New(v).CheckAll()
 	if len(problems) != 1 || problems[0].Resource != "authorizationpolicy/default/other" || problems[0].Path != "spec.selector.matchLabels" {
 		t.Errorf("problems are %v, want the policy that is for nobody", problems)
+	}
+}
+
+// A policy with targetRefs is for the workloads of its own namespace that serve one of the services, by whatever name.
+func TestTargetRefs(t *testing.T) {
+	facts := shop()
+	for i := range facts.Workloads {
+		if w := &facts.Workloads[i]; w.Name == "api" || w.Name == "far" || w.Name == "bank" {
+			w.Services = append(w.Services, "shared")
+		}
+	}
+	ref := func(names string) string { return "{targetRefs: [" + names + "]}" }
+	tokens := "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, namespace: money}\nspec:\n" +
+		"  targetRef: {kind: Service, name: bank}\n  jwtRules: [{issuer: a, jwksUri: 'https://a.example/keys'}]\n"
+	v := compile.View{Facts: facts, Intent: decode(t, tokens+strings.ReplaceAll(tokens, "name: bank", "name: api")+
+		access("one", "default", ref("{kind: Service, name: web}"))+access("two", "default", ref("{kind: Service, name: shared}, {kind: Service, name: web}"))+
+		access("old", "default", "{targetRef: {kind: Service, name: api}}")+access("root", "istio-system", ref("{kind: Service, name: api}"))+
+		access("half", "money", ref("{kind: Service, name: bank}, {kind: Service, name: web}")))}
+	x := compile.New(v)
+	for workload, want := range map[string][]string{
+		"api": {"default/old", "default/two"}, "far": {"default/two"}, "web": {"default/one", "default/two"}, "gate": nil, "bank": {"money/half"},
+	} {
+		s, _, err := x.Compile(workload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range s.Access {
+			got = append(got, p.Namespace+"/"+p.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s has %v, want %v", workload, got, want)
+		}
+		if n := len(s.Authentication.Tokens); n != 0 != (workload == "bank") {
+			t.Errorf("%s has %d rules of tokens", workload, n)
+		}
+	}
+	var problems []string
+	for _, p := range x.CheckAll() {
+		problems = append(problems, string(p.Code)+" "+p.Resource+" "+p.String())
+	}
+	want := []string{
+		"IST0127 requestauthentication/money/t spec.targetRef.name: no workload that runs serves api in namespace money",
+		"IST0127 authorizationpolicy/istio-system/root spec.targetRefs[0].name: no workload that runs serves api in namespace istio-system",
+		"IST0127 authorizationpolicy/money/half spec.targetRefs[1].name: no workload that runs serves web in namespace money",
+	}
+	if diff := cmp.Diff(want, problems); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 }
 

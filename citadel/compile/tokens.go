@@ -46,7 +46,7 @@ func tokenRules(objects []*api.Object) (rules []tokenRule) {
 	for _, o := range objects {
 		switch spec := o.Spec.(type) {
 		case *security.RequestAuthentication:
-			of := func(w *mesh.Workload) bool { return concerns(o, spec.GetSelector().GetMatchLabels(), w) }
+			of := Concerning(o)
 			for i, r := range spec.JwtRules {
 				rules = append(rules, tokenRule{object: o, path: fmt.Sprintf("spec.jwtRules[%d]", i), of: of, rule: r})
 			}
@@ -143,12 +143,13 @@ func (r *tokenRule) compile(keys map[string]Keys) snapshot.TokenRule {
 // checkTokens is what is questionable about the rules of o: for whom they are, and their keys.
 func (x *Index) checkTokens(o *api.Object) (problems []analysis.Problem) {
 	if spec, ok := o.Spec.(*security.RequestAuthentication); ok {
-		problems = checkSelector(o, spec)
+		problems = append(checkSelector(o, spec), x.checkScope(o)...)
 		if len(spec.GetJwtRules()) == 0 {
 			problems = append(problems, problem(analysis.SchemaWarning, o, "spec.jwtRules", "there are none, so tokens are not looked at"))
 		}
 	}
-	told := false
+	_, old := o.Spec.(*api.AuthenticationPolicy)
+	told := !old
 	for i := range x.tokens {
 		r := &x.tokens[i]
 		if r.object.String() != o.String() {

@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	istiotype "istio.io/api/type/v1beta1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/composure-mesh/composure/api"
+	access "github.com/composure-mesh/composure/citadel/compile"
 	"github.com/composure-mesh/composure/mesh"
 	"github.com/composure-mesh/composure/pilot/compile"
 )
@@ -150,18 +150,12 @@ func (d *description) addSecurity(ctx context.Context, e *Env, citadel *peer) er
 	return nil
 }
 
-// selected are the workloads that a policy is for: those of its namespace, or of all where it stands in the root namespace,
-// that have the labels of its selector.
+// selected are the workloads that a policy is for.
 func (d *description) selected(o *api.Object) (names []string) {
-	var labels map[string]string
-	if s, ok := o.Spec.(interface {
-		GetSelector() *istiotype.WorkloadSelector
-	}); ok {
-		labels = s.GetSelector().GetMatchLabels()
-	}
-	for _, w := range d.Workloads {
-		if (o.Meta.Namespace == api.RootNamespace || o.Meta.Namespace == w.Namespace) && mesh.Selects(labels, w.Labels) {
-			names = append(names, w.Name)
+	of := access.Concerning(o)
+	for i := range d.Workloads {
+		if of(&d.Workloads[i]) {
+			names = append(names, d.Workloads[i].Name)
 		}
 	}
 	return names
