@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"net/url"
 	"reflect"
 )
@@ -56,7 +57,7 @@ func decodeHandler(spec map[string]any) (*Handler, Problems) {
 		return h, ps
 	}
 	if a == nil {
-		ps.invalid(root.At("compiledAdapter"), "want one of "+adapterNames()+", or a connection, got "+describe(s.CompiledAdapter))
+		ps.invalid(root.At("compiledAdapter"), cmp.Or(notBuilt(s.CompiledAdapter), "want one of "+adapterNames()+", or a connection, got "+describe(s.CompiledAdapter)))
 		return h, ps
 	}
 	params := s.Params

@@ -1,6 +1,9 @@
 package api
 
-import "reflect"
+import (
+	"cmp"
+	"reflect"
+)
 
 // instanceSpec is how an instance is written in the long form.
 type instanceSpec struct {
@@ -37,7 +40,7 @@ func decodeInstance(spec map[string]any) (*Instance, Problems) {
 		return nil, ps
 	}
 	if t == nil {
-		ps.invalid(root.At("compiledTemplate"), "want one of "+templateNames()+", got "+describe(s.CompiledTemplate))
+		ps.invalid(root.At("compiledTemplate"), cmp.Or(notBuilt(s.CompiledTemplate), "want one of "+templateNames()+", got "+describe(s.CompiledTemplate)))
 		return nil, ps
 	}
 	if len(s.AttributeBindings) > 0 && t.Name != "kubernetes" {

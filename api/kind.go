@@ -109,6 +109,9 @@ func Find(kinds []*Kind, apiVersion, kind string) (*Kind, error) {
 	if len(others) == 0 {
 		return nil, Problem{Path: Path{"apiVersion"}, Detail: fmt.Sprintf("group %s is not supported yet, want one of %s", group, apiVersions(kinds))}
 	}
+	if detail := notBuilt(kind); group == ConfigGroup && detail != "" {
+		return nil, Problem{Path: Path{"kind"}, Detail: detail}
+	}
 	slices.Sort(others)
 	return nil, Problem{Path: Path{"kind"}, Detail: fmt.Sprintf("%q of %s is not supported yet, want one of %s", kind, cmp.Or(group, coreVersion), strings.Join(others, ", "))}
 }

@@ -43,6 +43,7 @@ func TestAnalyzeFiles(t *testing.T) {
 		{name: "the schema", config: rule("shop", "VirtualService", `{hosts: [shop], http: [{rute: [], route: []}]}`) + rule("x", "Gateway", `{servers: []}`), args: "--schema-only", code: 1, want: []string{
 			"Error IST0106 virtualservice/default/shop spec.http[0].rute", "Error IST0106 gateway/default/x spec.servers",
 		}},
+		{name: "an adapter that is not built", config: "apiVersion: config.istio.io/v1alpha2\nkind: opa\nmetadata: {name: a}\nspec: {}", code: 1, want: []string{"Error IST0106 opa/default/a kind"}},
 		{name: "an unknown kind", config: "apiVersion: networking.istio.io/v1\nkind: Virtualservice\nmetadata: {name: a}\nspec: {}", code: 1, want: []string{"Error IST0106 virtualservice/default/a kind"}},
 		{name: "two Services for one Deployment", config: `
 kind: List

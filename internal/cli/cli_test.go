@@ -225,6 +225,7 @@ func TestApplyIsAllOrNothing(t *testing.T) {
 		{"no kind", "metadata: {name: x}\n", "mesh.yaml:1: x: apiVersion: "},
 		{"no name", strings.Replace(rule, "{name: reviews}", "{}", 1), "mesh.yaml:3: DestinationRule: metadata.name: "},
 		{"unknown kind", strings.Replace(rule, "DestinationRule", "DestinationRole", 1), `kind: "DestinationRole"`},
+		{"an adapter that is not built", "apiVersion: config.istio.io/v1alpha2\nkind: statsd\nmetadata: {name: a}\nspec: {}\n", "mesh.yaml:2: statsd a: kind: statsd of Mixer is not built: want a prometheus handler"},
 		{"only comments", "# nothing\n", "no document in it"},
 		{"a list", "- a\n", "mesh.yaml:1: document 0: want an object"},
 	} {
