@@ -94,6 +94,11 @@ func (e *emitter) output(dir string) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if e.cfg.Egress {
+		if err := insert(EgressGateway, e.egressGateway(e.networksInMesh())); err != nil {
+			return nil, err
+		}
+	}
 	if e.cfg.External == "" {
 		for _, p := range planes {
 			if err := insert(p.service(), e.plane(p)); err != nil {
@@ -110,7 +115,7 @@ func (e *emitter) output(dir string) ([]byte, error) {
 	}
 	e.nodes = countNodes(services)
 	file := mapping("services", services, "volumes", volumes)
-	if e.cfg.External == "" {
+	if e.cfg.External == "" || e.cfg.Egress {
 		if _, taken := e.src.project.Networks[EgressNetwork]; taken {
 			return nil, fmt.Errorf("%s: networks.%s: inject adds a network of this name itself: rename yours", e.src.locate([]string{"networks", EgressNetwork}), EgressNetwork)
 		}

@@ -80,8 +80,8 @@ func (e *emitter) volumes() *yaml.Node {
 	return n
 }
 
-// ControlPlane is the compose file of a mesh that projects share: its planes, and the ingress gateway on the given
-// networks where cfg has ports for one. A label remembers the flags of `meshctl install` for it. Run it with the mesh's name as that
+// ControlPlane is the compose file of a mesh that projects share: its planes, and the gateways that cfg has on the given
+// networks. A label remembers the flags of `meshctl install` for it. Run it with the mesh's name as that
 // of the project.
 func ControlPlane(cfg Config, networks []string) ([]byte, error) {
 	flags := append([]string{}, cfg.flags()...)
@@ -100,6 +100,9 @@ func ControlPlane(cfg Config, networks []string) ([]byte, error) {
 	file := mapping("services", services, "volumes", e.volumes())
 	if len(cfg.Ingress) > 0 {
 		add(services, Gateway, e.gateway(networks))
+	}
+	if cfg.Egress {
+		add(services, EgressGateway, e.egressGateway(networks))
 	}
 	own := e.ownNetworks()
 	for _, j := range cfg.Joins {

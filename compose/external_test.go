@@ -12,7 +12,7 @@ import (
 
 func TestControlPlane(t *testing.T) {
 	cfg := testConfig
-	cfg.Ingress, cfg.LogLevel = []PortMap{{Host: "30080", Gateway: 80}}, "debug"
+	cfg.Ingress, cfg.Egress, cfg.LogLevel = []PortMap{{Host: "30080", Gateway: 80}}, true, "debug"
 	file, err := ControlPlane(cfg, []string{"shared", "blog_default"})
 	if err != nil {
 		t.Fatal(err)

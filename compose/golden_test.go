@@ -162,6 +162,7 @@ func TestGolden(t *testing.T) {
 				cfg.IngressSettings = map[string]string{"header-timeout": "30s", "drain": "1m"}
 				cfg.LogLevel, cfg.AccessLog, cfg.TrustDomain, cfg.CertLifetime = "debug", "json", "example.org", 5*time.Minute
 			}
+			cfg.Egress = filepath.Base(dir) == "egress"
 			if filepath.Base(dir) == "shared-mesh" {
 				cfg.External, cfg.Ingress = "prod", []PortMap{{Host: "30080", Gateway: 80}}
 			}

@@ -85,6 +85,9 @@ func (c Config) flags() []string {
 	for _, name := range slices.Sorted(maps.Keys(c.IngressSettings)) {
 		put("ingress-set", name+"="+c.IngressSettings[name])
 	}
+	if c.Egress {
+		put("egress", "true")
+	}
 	for _, service := range slices.Sorted(maps.Keys(c.Scale)) {
 		put("scale", fmt.Sprintf("%s=%d", service, c.Scale[service]))
 	}

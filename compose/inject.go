@@ -26,6 +26,8 @@ type Config struct {
 	Ingress []PortMap
 	// IngressSettings are the settings (package settings) of istio-ingressgateway that are not the default, by name.
 	IngressSettings map[string]string
+	// Egress adds istio-egressgateway.
+	Egress bool
 	// LogLevel, AccessLog, TrustDomain and CertLifetime are handed to the components; zero is their default.
 	LogLevel, AccessLog, TrustDomain string
 	CertLifetime                     time.Duration

@@ -10,8 +10,8 @@ import (
 	"github.com/composure-mesh/composure/mesh"
 )
 
-// EgressNetwork is the way out of the planes that fetch: keys of issuers, lists. They listen on nothing there, and no workload is
-// on it.
+// EgressNetwork is the way out of the planes that fetch, keys of issuers and lists, and of the egress gateway. The planes listen
+// on nothing there, and no workload is on it.
 const EgressNetwork = "mesh-egress"
 
 // Join puts a plane on a network, besides its way out: where the server of an issuer's keys is, or a Redis.

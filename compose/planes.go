@@ -207,17 +207,43 @@ func (e *emitter) gateway(networks []string) *yaml.Node {
 			known = append(known, port)
 		}
 	}
-	n := e.dataPlane(e.cfg.LogLevel, unique(ports), e.cfg.IngressSettings)
+	n := e.edge(unique(ports), e.cfg.IngressSettings, networks, published)
+	w := &Workload{
+		Service: Gateway, Name: Gateway, Replica: 1, Services: []string{Gateway}, ServiceAccount: Gateway,
+		Labels: map[string]string{"app": Gateway, "istio": "ingressgateway"}, Ports: known,
+	}
+	add(n, "labels", facts(e.holder(mesh.RoleGateway, w), w))
+	return n
+}
+
+// EgressGateway is the compose service of the egress gateway, and its workload.
+const EgressGateway = "istio-egressgateway"
+
+// egressGateway is the proxy by which workloads reach what is outside: on their networks, and on one with a way out where
+// theirs have none. It publishes nothing. Namespace and ports are those of Istio's own, which its users' files name; a project
+// that shares a mesh has one in its own namespace.
+func (e *emitter) egressGateway(networks []string) *yaml.Node {
+	n := e.edge([]string{"80", "443"}, nil, append(networks[:len(networks):len(networks)], EgressNetwork), nil)
+	w := &Workload{
+		Service: EgressGateway, Name: EgressGateway, Replica: 1, Services: []string{EgressGateway}, ServiceAccount: EgressGateway,
+		Labels: map[string]string{"app": EgressGateway, "istio": "egressgateway"},
+		Ports:  []mesh.Port{{Number: 80, Protocol: mesh.ProtocolHTTP}, {Number: 443, Protocol: mesh.ProtocolHTTPS}},
+	}
+	if e.cfg.External == "" {
+		w.Namespace = "istio-system"
+	}
+	add(n, "labels", facts(e.holder(mesh.RoleGateway, w), w))
+	return n
+}
+
+// edge begins a gateway: a proxy in a container of its own.
+func (e *emitter) edge(ports []string, set map[string]string, networks, published []string) *yaml.Node {
+	n := e.dataPlane(e.cfg.LogLevel, ports, set)
 	add(n, "restart", "unless-stopped")
 	add(n, "networks", networks)
 	add(n, "ports", published)
 	// Ports below 1024 need no privilege then; engines from version 20.10 set it by themselves.
 	add(n, "sysctls", mapping("net.ipv4.ip_unprivileged_port_start", "0"))
 	add(n, "depends_on", e.onPlanes())
-	w := &Workload{
-		Service: Gateway, Name: Gateway, Replica: 1, Services: []string{Gateway}, ServiceAccount: Gateway,
-		Labels: map[string]string{"app": Gateway, "istio": "ingressgateway"}, Ports: known,
-	}
-	add(n, "labels", facts(e.holder(mesh.RoleGateway, w), w))
 	return n
 }

@@ -126,7 +126,7 @@ func (g *gateway) serve(ctx context.Context, c *net.TCPConn) rest {
 	if snap := g.server.snapshot.Load(); snap == nil || len(snap.Gateways) == 0 {
 		g.bare.Do(func() {
 			g.server.log.Warn("no Gateway is in force, so every request is answered 404: apply a Gateway that selects " +
-				"istio: ingressgateway, and a VirtualService that names it under gateways, with meshctl apply -f FILE")
+				"istio: ingressgateway, or egressgateway for that one, and a VirtualService that names it under gateways, with meshctl apply -f FILE")
 		})
 	}
 	client := listen.NewConn(c)

@@ -69,6 +69,7 @@ func (o *injectOptions) addConfig(f *pflag.FlagSet) {
 func (o *injectOptions) addComponents(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.ingress, "ingress", nil, "[IP:]HOSTPORT[:GATEWAYPORT] to publish by a gateway, istio-ingressgateway; the gateway's port is 80 where none is given; repeatable")
 	f.StringArrayVar(&o.ingressSet, "ingress-set", nil, "NAME=VALUE: a setting of the gateway, one of those that docs/compose.md lists as labels composure.proxy.NAME; repeatable")
+	f.BoolVar(&o.config.Egress, "egress", false, "add an egress gateway, istio-egressgateway, with ports 80 and 443")
 	f.StringVar(&o.config.AccessLog, "access-log", "", "access log of the proxies: text, json or off (default text)")
 	f.StringVar(&o.config.LogLevel, "log-level", "", "log level of the mesh's parts: debug, info, warn or error (default info)")
 	f.StringVar(&o.config.TrustDomain, "trust-domain", "", "trust domain of the identities (default "+mesh.DefaultTrustDomain+")")

@@ -30,18 +30,18 @@ type installOptions struct {
 
 func (o *installOptions) addFlags(f *pflag.FlagSet) {
 	o.addComponents(f)
-	f.StringArrayVar(&o.networks, "network", nil, "Docker network that the ingress gateway is on; repeatable")
+	f.StringArrayVar(&o.networks, "network", nil, "Docker network that the gateways are on; repeatable")
 }
 
 func (o *installOptions) complete() error {
 	if err := o.injectOptions.complete(); err != nil {
 		return err
 	}
-	switch {
-	case len(o.ingress) > 0 && len(o.networks) == 0:
-		return withCode(exitUsage, errors.New("--ingress needs a --network: the gateway reaches the services on the networks that it is on"))
-	case len(o.ingress) == 0 && len(o.networks) > 0:
-		return withCode(exitUsage, errors.New("--network is for the gateway: want --ingress with it"))
+	switch gateways := len(o.ingress) > 0 || o.config.Egress; {
+	case gateways && len(o.networks) == 0:
+		return withCode(exitUsage, errors.New("--ingress and --egress need a --network: a gateway reaches the services on the networks that it is on"))
+	case !gateways && len(o.networks) > 0:
+		return withCode(exitUsage, errors.New("--network is for the gateways: want --ingress or --egress with it"))
 	}
 	slices.Sort(o.networks)
 	o.networks = slices.Compact(o.networks)

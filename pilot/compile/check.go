@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -302,7 +303,7 @@ func (c *compiler) checkGateway(o *api.Object, gw *networking.Gateway) {
 		}
 	}
 	if len(selected) == 0 {
-		c.report(analysis.ReferencedResourceNotFound, o, "spec.selector", "no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway")
+		c.report(analysis.ReferencedResourceNotFound, o, "spec.selector", "no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway, --egress one with istio: egressgateway")
 		return
 	}
 	for i, server := range gw.Servers {
@@ -320,12 +321,26 @@ func (c *compiler) checkGateway(o *api.Object, gw *networking.Gateway) {
 				at.checkExpiry(o, fmt.Sprintf("spec.servers[%d].tls.credentialName", i), server.Tls.CredentialName)
 				c.problems = at.problems
 			}
-			published := slices.ContainsFunc(w.Ports, func(p mesh.Port) bool {
-				return uint32(p.Number) == server.GetPort().GetNumber() && len(p.Published) > 0
+			number := uint16(server.GetPort().GetNumber())
+			public := slices.ContainsFunc(w.Ports, func(p mesh.Port) bool { return len(p.Published) > 0 })
+			reached := slices.ContainsFunc(w.Ports, func(p mesh.Port) bool {
+				return p.Number == number && (len(p.Published) > 0 || !public)
 			})
-			if !published && server.GetPort().GetNumber() != 0 {
-				c.report(analysis.GatewayPortNotPublished, o, fmt.Sprintf("spec.servers[%d].port.number", i), fmt.Sprintf("gateway %s publishes no port %d: meshctl compose inject --ingress HOSTPORT:%d does", w.Name, server.GetPort().GetNumber(), server.GetPort().GetNumber()))
+			switch at := fmt.Sprintf("spec.servers[%d].port.number", i); {
+			case reached || number == 0:
+			case len(w.Ports) > 0 && !public: // the workloads of the mesh are who it is for
+				c.report(analysis.GatewayPortNotPublished, o, at, fmt.Sprintf("gateway %s, which publishes none, has no port %d: want one of %s", w.Name, number, portNumbers(w.Ports)))
+			default:
+				c.report(analysis.GatewayPortNotPublished, o, at, fmt.Sprintf("gateway %s publishes no port %d: meshctl compose inject --ingress HOSTPORT:%d does", w.Name, number, number))
 			}
 		}
 	}
+}
+
+func portNumbers(ports []mesh.Port) string {
+	list := make([]string, len(ports))
+	for i, p := range ports {
+		list[i] = strconv.Itoa(int(p.Number))
+	}
+	return strings.Join(list, ", ")
 }

@@ -586,7 +586,11 @@ spec:
 			"spec.servers[0].port.number: gateway istio-ingressgateway publishes no port 8443: meshctl compose inject --ingress HOSTPORT:8443 does",
 		}},
 		{"selector", strings.Replace(fmt.Sprintf(gateway, `"*"`), "ingressgateway", "egress", 1), []string{
-			"spec.selector: no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway",
+			"spec.selector: no gateway has these labels: meshctl compose inject --ingress HOSTPORT adds one with istio: ingressgateway, --egress one with istio: egressgateway",
+		}},
+		{"egress", strings.Replace(fmt.Sprintf(gateway, `"*"`), "ingressgateway", "egressgateway", 1), nil},
+		{"not a port of the egress gateway", strings.NewReplacer("ingressgateway", "egressgateway", "80", "8443").Replace(fmt.Sprintf(gateway, `"*"`)), []string{
+			"spec.servers[0].port.number: gateway istio-egressgateway, which publishes none, has no port 8443: want one of 80, 443",
 		}},
 		{"rule for nobody", strings.Replace(rules, "host: reviews", "host: reviewz", 1), []string{"spec.host: no workload serves reviewz.default.svc.cluster.local"}},
 	}
@@ -594,7 +598,12 @@ spec:
 		t.Run(c.name, func(t *testing.T) {
 			intent := decode(t, "x", c.text)
 			var got []string
-			for _, p := range compile.New(compile.View{Intent: intent, Facts: bookinfo()}).Check(intent[len(intent)-1]) {
+			facts := bookinfo()
+			facts.Workloads = append(facts.Workloads, mesh.Workload{
+				Name: "istio-egressgateway", Namespace: "istio-system", Role: mesh.RoleGateway, Labels: map[string]string{"istio": "egressgateway"},
+				Ports: []mesh.Port{{Number: 80, Protocol: mesh.ProtocolHTTP}, {Number: 443, Protocol: mesh.ProtocolHTTPS}},
+			})
+			for _, p := range compile.New(compile.View{Intent: intent, Facts: facts}).Check(intent[len(intent)-1]) {
 				got = append(got, p.String())
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
