@@ -61,13 +61,19 @@ func runPolicyEval(env *Env, o *policyEvalOptions, source string) error {
 	if err != nil {
 		return err
 	}
-	program, err := expression.Compile(e)
-	if err != nil {
-		return err
+	eval := func(e *snapshot.Expression) (expression.Value, error) {
+		program, err := expression.Compile(e)
+		if err != nil {
+			return expression.Value{}, err
+		}
+		return program.Eval(&attributes)
 	}
-	v, err := program.Eval(&attributes)
+	v, err := eval(e)
 	if err != nil {
-		return err
+		return checked.Locate(source, vocabulary, err, func(part *snapshot.Expression) error {
+			_, err := eval(part)
+			return err
+		})
 	}
 	referenced := slices.AppendSeq([]string{}, maps.Keys(attributes.asked)) // none are [] in JSON
 	slices.Sort(referenced)

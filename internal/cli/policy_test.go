@@ -186,3 +186,22 @@ func mustCompile(t *testing.T, e *snapshot.Expression) {
 		t.Errorf("a value of type %s, want %s", v.Type, p.Type)
 	}
 }
+
+// TestPolicyEvalPosition: an error of evaluation names the part that it comes from, as one of checking does.
+func TestPolicyEvalPosition(t *testing.T) {
+	for expr, want := range map[string]string{
+		`ip("1.2.3")`:                                                                       `error: 1:1: `,
+		`source.ip == ip("1.2.3")`:                                                          `error: 1:1: lookup failed: 'source.ip'`,
+		`true && ip("1.2.3") == source.ip`:                                                  `error: 1:9: could not convert`,
+		`request.path == "x" ||` + "\n" + ` request.host == "y"`:                            `error: 1:1: lookup failed: 'request.path'`,
+		`(request.path | "x") == "y" || (request.host | request.path) == "z"`:               `error: 1:48: lookup failed: 'request.path'`,
+		`request.path.startsWith("x")`:                                                      `error: 1:1: lookup failed: 'request.path'`,
+		`conditional(true, timestamp("now"), timestamp("then")) == timestamp("never")`:      `error: 1:19: could not convert 'now'`,
+		`conditional(false, timestamp("now"), timestamp("then")) == timestamp("never")`:     `error: 1:38: could not convert 'then'`,
+		`match(request.headers["x"] | "a", "b") || "[".matches("a") || request.path == "x"`: `error: 1:43: `,
+	} {
+		if got := in(t, &fakeEngine{}, t.TempDir(), "", "policy", "eval", expr); got.code != 1 || !strings.HasPrefix(got.err, want) {
+			t.Errorf("%s: exit %d, %s%s\nwant 1 and %q", expr, got.code, got.out, got.err, want)
+		}
+	}
+}

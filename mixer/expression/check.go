@@ -76,6 +76,34 @@ func Check(source string, v Vocabulary) (*snapshot.Expression, error) {
 	return v.check(n)
 }
 
+// Locate gives an error of evaluating source, which has been checked against v, the position of the part that it comes from: the innermost
+// whose own evaluation fails with it.
+func Locate(source string, v Vocabulary, failed error, eval func(*snapshot.Expression) error) error {
+	n, err := parse(source)
+	if err != nil {
+		return err
+	}
+	fails := func(n *node) bool {
+		e, err := v.check(n)
+		if err != nil {
+			return false
+		}
+		err = eval(e)
+		return err != nil && err.Error() == failed.Error()
+	}
+	for part := n; part != nil; {
+		n = part
+		part = nil
+		for _, operand := range append([]*node{n.target}, n.args...) {
+			if operand != nil && fails(operand) {
+				part = operand
+				break
+			}
+		}
+	}
+	return errorAt(n.at, "%v", failed)
+}
+
 func (v Vocabulary) check(n *node) (*snapshot.Expression, error) {
 	switch {
 	case n.constant != nil:
