@@ -2,6 +2,7 @@ package forward_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -152,6 +153,36 @@ func TestVersions(t *testing.T) {
 type endless struct{ t *testing.T }
 
 func (e endless) Read([]byte) (int, error) { <-e.t.Context().Done(); return 0, io.EOF }
+
+// TestLeavesWithTheWholeResponse: a client that leaves in the midst of its upload, but with the whole response, did nothing that
+// a record has to blame.
+func TestLeavesWithTheWholeResponse(t *testing.T) {
+	early := func(w http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex() // else a server of HTTP/1 reads the request first
+		w.Header().Set("Content-Length", "2")
+		_, _ = io.WriteString(w, "no")
+	}
+	paths(t, early, func(t *testing.T, p *proxy, c *http.Client, _ int) {
+		t.Helper()
+		var leave sync.WaitGroup
+		for range 50 {
+			ctx, cancel := context.WithCancel(t.Context())
+			req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://server/", io.MultiReader(strings.NewReader("x"), endless{t}))
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "no" {
+				t.Fatalf("%q, %v", b, err)
+			}
+			leave.Go(cancel)
+			if r := p.record(); r.Status != 200 || r.Flag != "" {
+				t.Errorf("recorded %+v", r)
+			}
+		}
+		leave.Wait()
+	})
+}
 
 // TestVersionsAtOnce sends many exchanges at the same time on every path.
 func TestVersionsAtOnce(t *testing.T) {

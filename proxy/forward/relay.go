@@ -213,8 +213,8 @@ func (a *attempt) finish(f *filter.Answer) outcome {
 	if a.pumped {
 		a.mirror()
 	}
-	if f == nil && unsent {
-		// Nil if the upstream did not want the rest.
+	if left := s.pump.fault == &clientGone || s.pump.fault == &clientReset; f == nil && unsent && !left {
+		// Nil if the upstream did not want the rest. A client that leaves has the whole response by now: that is no fault.
 		f = s.pump.fault
 	}
 	if f != nil {
