@@ -23,6 +23,7 @@ const meshPackage = "istio.mesh.v1alpha1"
 // (https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig).
 func MeshConfigKind() *Kind {
 	supported := meshFields(
+		"MeshConfig.default_config", "ProxyConfig.gateway_topology", "Topology.num_trusted_proxies",
 		"MeshConfig.extension_providers",
 		"MeshConfig.ExtensionProvider.name",
 		"MeshConfig.ExtensionProvider.envoy_ext_authz_http", "MeshConfig.ExtensionProvider.envoy_ext_authz_grpc",
@@ -75,8 +76,15 @@ func validateMeshConfig(o *Object) (ps Problems) {
 		seen[p.GetName()] = true
 		validateProvider(&ps, path, p)
 	}
+	if n := o.Spec.(*mesh.MeshConfig).GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies(); n > maxTrustedProxies {
+		ps.invalid(Path{"spec", "defaultConfig", "gatewayTopology", "numTrustedProxies"},
+			fmt.Sprintf("want the number of proxies in front of the gateway, between 0 and %d, got %d", maxTrustedProxies, n))
+	}
 	return ps
 }
+
+// maxTrustedProxies is more than anybody has in a row: a greater number is a mistake, by which a client's word would count.
+const maxTrustedProxies = 16
 
 func validateProvider(ps *Problems, path Path, p *mesh.MeshConfig_ExtensionProvider) {
 	a, field := ExternalAuthorizer(p)

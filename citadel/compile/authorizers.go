@@ -34,6 +34,16 @@ func authorizers(objects []*api.Object) map[string]snapshot.Authorizer {
 	return all
 }
 
+// trustedProxies is how many proxies in front of the gateways objects, which are by age, say: the oldest that says so holds.
+func trustedProxies(objects []*api.Object) int {
+	for _, o := range objects {
+		if spec, ok := o.Spec.(*istiomesh.MeshConfig); ok && spec.GetDefaultConfig().GetGatewayTopology() != nil {
+			return int(spec.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies())
+		}
+	}
+	return 0
+}
+
 func authorizer(a *api.Authorizer) snapshot.Authorizer {
 	namespace, host := a.Host()
 	if !strings.Contains(host, ".") {
@@ -86,7 +96,7 @@ func (x *Index) checkProvider(o *api.Object, spec *security.AuthorizationPolicy)
 		fmt.Sprintf("no MeshConfig has an extension provider %q: until one does, what the rules match is refused", name))}
 }
 
-// checkSettings is what is questionable about a MeshConfig: providers that an older one has already.
+// checkSettings is what is questionable about a MeshConfig: what an older one says already.
 func (x *Index) checkSettings(o *api.Object) (problems []analysis.Problem) {
 	spec, ok := o.Spec.(*istiomesh.MeshConfig)
 	if !ok {
@@ -105,6 +115,9 @@ func (x *Index) checkSettings(o *api.Object) (problems []analysis.Problem) {
 				problems = append(problems, problem(analysis.SchemaValidationError, o, fmt.Sprintf("spec.extensionProviders[%d].name", i),
 					fmt.Sprintf("%s has a provider %q, and holds since it is older", other, p.GetName())))
 			}
+		}
+		if spec.GetDefaultConfig().GetGatewayTopology() != nil && older.GetDefaultConfig().GetGatewayTopology() != nil {
+			problems = append(problems, problem(analysis.SchemaValidationError, o, "spec.defaultConfig.gatewayTopology", fmt.Sprintf("%s has one, and holds since it is older", other)))
 		}
 	}
 	return problems

@@ -71,3 +71,36 @@ func TestAuthorizers(t *testing.T) {
 		}
 	}
 }
+
+// Of several settings the oldest that says how many proxies there are holds, and the others are told so.
+func TestTrustedProxies(t *testing.T) {
+	settings := func(name, spec string) string {
+		return "apiVersion: mesh.composure.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: " + name + ", namespace: istio-system}\nspec: " + spec + "\n---\n"
+	}
+	const one, two = "{defaultConfig: {gatewayTopology: {numTrustedProxies: 1}}}", "{defaultConfig: {gatewayTopology: {numTrustedProxies: 2}}}"
+	for name, tt := range map[string]struct {
+		intent string
+		want   int
+		path   string
+	}{
+		"none":               {"", 0, ""},
+		"other settings":     {settings("a", "{extensionProviders: []}"), 0, ""},
+		"one":                {settings("a", one), 1, ""},
+		"beside others":      {settings("a", "{defaultConfig: {}}") + settings("b", two), 2, ""},
+		"two":                {settings("a", one) + settings("b", two), 1, "spec.defaultConfig.gatewayTopology"},
+		"none, by the older": {settings("a", "{defaultConfig: {gatewayTopology: {}}}") + settings("b", two), 0, "spec.defaultConfig.gatewayTopology"},
+	} {
+		x := compile.New(compile.View{Facts: shop(), Intent: decode(t, tt.intent)})
+		s, _, err := x.Compile("api")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.TrustedProxies != tt.want {
+			t.Errorf("%s: %d proxies, want %d", name, s.TrustedProxies, tt.want)
+		}
+		switch problems := x.CheckAll(); {
+		case tt.path == "" && len(problems) > 0, tt.path != "" && (len(problems) != 1 || problems[0].Path != tt.path):
+			t.Errorf("%s: problems are %v", name, problems)
+		}
+	}
+}

@@ -40,6 +40,8 @@ type Index struct {
 	rbac      *rbac
 	// authorizers are the external ones, by name.
 	authorizers map[string]snapshot.Authorizer
+	// trustedProxies stand in front of the mesh's gateways.
+	trustedProxies int
 	// trustDomain is the mesh's.
 	trustDomain string
 	// namespaces are those of workloads, of objects, and the View's.
@@ -66,7 +68,7 @@ func New(v View) *Index {
 	x.namespaces = slices.Compact(x.namespaces)
 	slices.SortFunc(x.sorted, func(a, b *mesh.Workload) int { return cmp.Compare(a.Name, b.Name) })
 	x.peers, x.tokens = peerRules(x.intent), tokenRules(x.intent)
-	x.authorizers = authorizers(x.intent)
+	x.authorizers, x.trustedProxies = authorizers(x.intent), trustedProxies(x.intent)
 	x.access, x.rbac = x.accessRules(x.intent), newRBAC(x.intent)
 	return x
 }
@@ -81,7 +83,7 @@ func (x *Index) Compile(workload string) (*snapshot.Security, []analysis.Problem
 	if w == nil {
 		return nil, nil, fmt.Errorf("workload %q is not among those that run", workload)
 	}
-	s := &snapshot.Security{Access: x.accessOf(w)}
+	s := &snapshot.Security{Access: x.accessOf(w), TrustedProxies: x.trustedProxies}
 	s.Authorizers = x.authorizersOf(s.Access)
 	var problems []analysis.Problem
 	s.Authentication, problems = x.authentication(w)

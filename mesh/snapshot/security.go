@@ -5,6 +5,8 @@ type Security struct {
 	// Version is the digest of everything else; Seal sets it.
 	Version        string         `json:"version"`
 	Authentication Authentication `json:"authentication,omitzero"`
+	// TrustedProxies is how many proxies in front of the mesh's gateways are believed what they append to X-Forwarded-For.
+	TrustedProxies int `json:"trustedProxies,omitempty"`
 	// Access are the AuthorizationPolicies that hold for the workload, by namespace and name.
 	Access []AccessPolicy `json:"access,omitempty"`
 	// Authorizers are those that CUSTOM policies among them ask, by name.

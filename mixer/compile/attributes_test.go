@@ -47,6 +47,7 @@ func TestAttributesOfAnExchange(t *testing.T) {
 	x.Response.Header = http1.Header{http1.NewField("X", "y"), http1.NewField("Grpc-Message", "no")}
 	r := x.Record
 	r.UserAgent, r.RequestID, r.XForwardedFor = []byte("curl"), []byte("id"), []byte("1.2.3.4, 5.6.7.8")
+	r.Trust = exchange.Trust{Gateway: true}
 	r.GRPC, r.GRPCStatus, r.Flag, r.BytesReceived = true, 14, exchange.FlagUpstreamConnect, 3
 	r.CheckCode, r.CheckMessage = 7, "h:no"
 	r.Conn.ServerName = "outbound_.9080_._.ratings"
@@ -77,7 +78,7 @@ func TestAttributesOfAnExchange(t *testing.T) {
 	}
 
 	// Before there is a response nothing is known of it, and a stranger in plain text has no name and is not believed.
-	r.Conn.Peer = ""
+	r.Conn.Peer, r.Trust = "", exchange.Trust{}
 	b.Exchange(r, x, exchange.Ends{}, false)
 	got := known(t, &b)
 	for _, name := range []string{"response.code", "context.proxy_error_code", "source.principal", "source.name", "source.labels", "destination.service"} {

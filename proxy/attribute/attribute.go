@@ -179,17 +179,10 @@ func workload(w *snapshot.Workload, name string) (expression.Value, bool) {
 	return expression.Value{}, false
 }
 
-// origin is the client's address as the last proxy of the mesh has seen it: a peer of the mesh is believed what it says in
-// X-Forwarded-For.
+// origin is the client's address: of a request, the one that the mesh's gateway has found out.
 func (b *Bag) origin() netip.Addr {
-	if b.conn.Peer != "" && b.record != nil {
-		list := b.record.XForwardedFor
-		if i := bytes.LastIndexByte(list, ','); i >= 0 {
-			list = list[i+1:]
-		}
-		if a, err := netip.ParseAddr(str(bytes.TrimSpace(list))); err == nil {
-			return a
-		}
+	if b.record != nil {
+		return b.record.Client()
 	}
 	return b.conn.Downstream().Addr()
 }

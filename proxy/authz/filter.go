@@ -1,8 +1,6 @@
 package authz
 
 import (
-	"bytes"
-	"net/netip"
 	"sync"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -10,11 +8,7 @@ import (
 )
 
 // Filter asks the policies about what a proxy is sent.
-type Filter struct {
-	*Policies
-	// FromGateway reports whether a peer is a gateway of the mesh, which is believed about whom it speaks for.
-	FromGateway func(*exchange.Connection) bool
-}
+type Filter struct{ *Policies }
 
 var requests = sync.Pool{New: func() any { return &Request{} }} //nolint:gochecknoglobals // room, and nothing else
 
@@ -45,9 +39,7 @@ func (f *Filter) request(x *filter.Exchange) *Request {
 	r.Reset()
 	f.connection(r, x.Record.Conn)
 	r.HTTP, r.Method, r.Path, r.Authority, r.Header, r.Auth = true, x.Request.Method, x.Request.Path, x.Request.Authority, x.Request.Header, x.Record.Auth
-	if len(x.Record.XForwardedFor) > 0 && f.FromGateway(x.Record.Conn) {
-		r.Remote = lastOf(x.Record.XForwardedFor, r.Source)
-	}
+	r.Remote = x.Record.Client()
 	return r
 }
 
@@ -72,14 +64,4 @@ func (f *Filter) connection(r *Request, c *exchange.Connection) {
 	r.Peer, r.ServerName, r.Port = c.Peer, c.ServerName, c.OriginalDst.Port()
 	r.Source, r.Destination = c.Remote.Addr().Unmap(), c.OriginalDst.Addr().Unmap()
 	r.Remote = c.Downstream().Addr().Unmap()
-}
-
-// lastOf is the last address of X-Forwarded-For: the one that the gateway itself has put there.
-func lastOf(forwarded []byte, otherwise netip.Addr) netip.Addr {
-	text := forwarded[bytes.LastIndexByte(forwarded, ',')+1:]
-	ip, err := netip.ParseAddr(view(bytes.TrimSpace(text)))
-	if err != nil {
-		return otherwise
-	}
-	return ip.Unmap()
 }

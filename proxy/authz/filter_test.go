@@ -28,10 +28,10 @@ func TestRemote(t *testing.T) {
 		{false, "10.0.0.7", "198.51.100.1", true},
 		{false, "::ffff:10.0.0.7", "", true},
 	} {
-		f := &authz.Filter{Policies: policies, FromGateway: func(*exchange.Connection) bool { return c.gateway }}
+		f := &authz.Filter{Policies: policies}
 		source := netip.AddrPortFrom(netip.MustParseAddr(c.source), 4000)
 		conn := &exchange.Connection{Remote: source, OriginalDst: netip.MustParseAddrPort("10.9.9.9:80")}
-		x := &filter.Exchange{Record: &exchange.Exchange{Conn: conn, XForwardedFor: []byte(c.forwarded)}}
+		x := &filter.Exchange{Record: &exchange.Exchange{Conn: conn, XForwardedFor: []byte(c.forwarded), Trust: exchange.Trust{Gateway: c.gateway}}}
 		x.Request.Path = plainPath
 		if got := f.Check(x) == nil; got != c.want {
 			t.Errorf("%+v: allowed is %v", c, got)

@@ -124,6 +124,8 @@ type Exchange struct {
 	Protocol                            string // HTTP/1.1
 	UserAgent, RequestID, XForwardedFor []byte
 	GRPC                                bool
+	// Trust is what of XForwardedFor counts.
+	Trust Trust
 	// Auth is of the request's token; nil where it has none.
 	Auth *Auth
 	// DryRun is how the policies of a dry run would have decided, where that is another way: "allowed", or the details of

@@ -4,7 +4,6 @@
 package filter
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/composure-mesh/composure/proxy/exchange"
@@ -22,8 +21,6 @@ type Request struct {
 	Header    http1.Header
 	// Port is the one that the client dialled.
 	Port uint16
-	// Source is the client's address.
-	Source netip.Addr
 	// Auth is what the request's verified token says; nil without one.
 	Auth *exchange.Auth
 	// Prefix is what the route's match has matched as a prefix of the path; empty if it was another match.

@@ -45,7 +45,7 @@ func (a *attempt) keyOf(h *snapshot.Hash) (uint64, bool) {
 			return upstream.HashKey(v), true
 		}
 	case h.SourceIP:
-		ip := q.Source.As16()
+		ip := a.s.x.Client().As16()
 		return upstream.HashKey(ip[:]), true
 	case h.Cookie != nil:
 		if v, ok := cookieOf(q.Header, h.Cookie.Name); ok {

@@ -923,3 +923,34 @@ func TestComeback(t *testing.T) {
 		})
 	}
 }
+
+// TestHashOfSourceIP: at a gateway each client has its endpoint, as far as trusted proxies tell one from another.
+func TestHashOfSourceIP(t *testing.T) {
+	echo := func(name string) string {
+		return served(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) })
+	}
+	net := &network{at: map[string]string{"10.0.0.1:8080": echo("a-1"), "10.0.0.2:8080": echo("a-2")}}
+	for proxies, want := range []int{1, 2} {
+		s := mesh()
+		s.Services[0].Policy = snapshot.Policy{Hash: &snapshot.Hash{SourceIP: true}}
+		s.Gateways[0].VirtualHosts[0].Routes[0].Destinations[0].Subset = ""
+		s.Security = &snapshot.Security{TrustedProxies: proxies}
+		c := start(t, options{direction: exchange.Gateway, dst: "10.0.0.9:8080", snapshot: s, dial: net.dial}).raw()
+		ask := func(client int) string {
+			c.send(fmt.Sprintf("GET / HTTP/1.1\r\nHost: shop.example.com\r\nX-Forwarded-For: 203.0.113.%d\r\n\r\n", client))
+			_, body := c.response("GET")
+			return body
+		}
+		endpoints := map[string]bool{}
+		for client := range 32 {
+			at := ask(client)
+			if again := ask(client); again != at {
+				t.Errorf("%d proxies: the same client is served by %s and %s", proxies, at, again)
+			}
+			endpoints[at] = true
+		}
+		if len(endpoints) != want {
+			t.Errorf("%d proxies: 32 clients are served by %v, want %d", proxies, endpoints, want)
+		}
+	}
+}

@@ -39,7 +39,7 @@ func (s *server) requestHead(self string) {
 			}
 		case http1.ClientCert:
 			// Only the side that verified a certificate may speak of it.
-			if s.origin.direction == exchange.Inbound && s.fromGateway() {
+			if s.x.Trust.Gateway {
 				told = f.Value
 			}
 			if s.origin.direction != exchange.Outbound {
@@ -96,12 +96,6 @@ func (s *server) requestHead(self string) {
 		h = append(h, http1.Field{Name: nameClientCert, Value: s.c.ClientCert, Kind: http1.ClientCert})
 	}
 	s.head, s.text = h, text
-}
-
-// fromGateway reports whether the client is a gateway of the mesh, by its certificate.
-func (s *server) fromGateway() bool {
-	from := s.d.ends.Source
-	return s.origin.peer != "" && from != nil && from.PlainText && from.Identity == s.origin.peer
 }
 
 var (

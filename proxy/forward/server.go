@@ -117,7 +117,6 @@ func (s *server) begin(protocol string) {
 	s.f.Reset(&s.x, &s.a)
 	s.f.Request = filter.Request{
 		Method: q.Method, Path: q.Path, Authority: q.Authority, Scheme: s.reached(), Header: q.Header, Port: s.origin.dst.Port(),
-		Source: s.origin.client,
 	}
 }
 func (s *server) record() {
@@ -130,6 +129,7 @@ func (s *server) record() {
 func (s *server) exchange() outcome {
 	t := s.e.cfg.Table()
 	s.rules = t.Rules()
+	s.x.Trust = t.Trust(s.c)
 	d := &s.d
 	s.in = s.client
 	s.pump.reset()

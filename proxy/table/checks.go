@@ -13,6 +13,7 @@ import (
 // checks are what a request must pass that comes to our application, or to a gateway, before it is routed. Who the peer is was
 // settled when its connection began.
 func (b *builder) checks(s *snapshot.Security) {
+	b.t.trustedProxies = s.TrustedProxies
 	old := b.old.tokens
 	var err error
 	if b.t.tokens, err = authn.New(&s.Authentication, old); err != nil {
@@ -43,11 +44,24 @@ func (b *builder) access(list []snapshot.AccessPolicy) {
 	if err != nil {
 		b.refuse("%w", err)
 	}
-	t := b.t
-	t.access = &authz.Filter{Policies: policies, FromGateway: func(c *exchange.Connection) bool {
-		w := t.Peer(c.Remote.Addr(), c.Peer)
-		return c.Peer != "" && w != nil && w.PlainText
-	}}
+	b.t.access = &authz.Filter{Policies: policies}
+}
+
+// Trust is what counts of the X-Forwarded-For that a connection brings: at a gateway, and behind one, which its certificate
+// tells.
+func (t *Table) Trust(c *exchange.Connection) exchange.Trust {
+	switch c.Direction {
+	case exchange.Gateway:
+		return exchange.Trust{Proxies: t.trustedProxies}
+	case exchange.Inbound:
+		if c.Peer == "" {
+			break
+		}
+		if w := t.Peer(c.Remote.Addr(), c.Peer); w != nil && w.PlainText {
+			return exchange.Trust{Gateway: true, Proxies: t.trustedProxies}
+		}
+	}
+	return exchange.Trust{}
 }
 
 // Access decides who may send what.

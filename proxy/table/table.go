@@ -32,12 +32,14 @@ type Table struct {
 	gateways     map[uint16]*gateway
 	registryOnly bool
 	mutual       mutual
-	tokens       *authn.Filter
-	access       *authz.Filter
-	authorizers  []*extauth.Provider
-	refuses      []filter.Check
-	rules        *mixer.Rules
-	quotas       *quota.Set
+	// trustedProxies stand in front of the mesh's gateways.
+	trustedProxies int
+	tokens         *authn.Filter
+	access         *authz.Filter
+	authorizers    []*extauth.Provider
+	refuses        []filter.Check
+	rules          *mixer.Rules
+	quotas         *quota.Set
 }
 
 // gateway is one port of a gateway.
