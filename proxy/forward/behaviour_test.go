@@ -954,3 +954,42 @@ func TestHashOfSourceIP(t *testing.T) {
 		}
 	}
 }
+
+// TestForwardedProto: the scheme is how the gateway was reached, unless a trusted proxy says how it was reached itself.
+func TestForwardedProto(t *testing.T) {
+	app := served(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, strings.Join(r.Header["X-Forwarded-Proto"], "; "))
+	})
+	net := &network{at: map[string]string{"10.0.0.1:8080": app}}
+	for _, tt := range []struct {
+		proxies int
+		fields  string
+		want    string
+	}{
+		{0, "", "http"},
+		{0, "X-Forwarded-Proto: https\r\n", "http"},
+		{1, "", "http"},
+		{1, "X-Forwarded-Proto: https\r\n", "https"},
+		{1, "x-forwarded-proto: HTTPS\r\n", "https"},
+		{1, "X-Forwarded-Proto: http\r\n", "http"},
+		{1, "X-Forwarded-Proto: ftp\r\n", "http"},
+		{1, "X-Forwarded-Proto: https, http\r\n", "http"},
+		{1, "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n", "http"},
+	} {
+		s := mesh()
+		s.Security = &snapshot.Security{TrustedProxies: tt.proxies}
+		byScheme := s.Gateways[0].VirtualHosts[0].Routes[0]
+		byScheme.Name, byScheme.Matches = "https", []snapshot.Match{{Scheme: &snapshot.StringMatch{Exact: "https"}}}
+		hosts := s.Gateways[0].VirtualHosts
+		hosts[0].Routes = append([]snapshot.Route{byScheme}, hosts[0].Routes...)
+		p := start(t, options{direction: exchange.Gateway, dst: "10.0.0.9:8080", snapshot: s, dial: net.dial})
+		c := p.raw()
+		c.send("GET / HTTP/1.1\r\nHost: shop.example.com\r\n" + tt.fields + "\r\n")
+		if _, body := c.response("GET"); body != tt.want {
+			t.Errorf("%d proxies, %q: the application is told %q, want %q", tt.proxies, tt.fields, body, tt.want)
+		}
+		if route := p.record().Route; (route == "https") != (tt.want == "https") {
+			t.Errorf("%d proxies, %q: took the route %q", tt.proxies, tt.fields, route)
+		}
+	}
+}

@@ -78,7 +78,7 @@ func (s *server) requestHead(self string) {
 	}
 	if !proto {
 		n := len(text)
-		text = append(text, s.reached()...)
+		text = append(text, s.f.Request.Scheme...)
 		h = append(h, http1.Field{Name: nameForwardedProto, Value: text[n:], Kind: http1.ForwardedProto})
 	}
 	if s.madeID {
@@ -154,7 +154,28 @@ func (s *server) schemeOf() []byte {
 	if string(s.scheme) == "http" || string(s.scheme) == "https" {
 		return s.scheme
 	}
-	return []byte(s.reached())
+	return []byte(s.f.Request.Scheme)
+}
+
+// told is the scheme that trusted proxies in front of a gateway say they were reached by; empty where there are none, or they do not say
+// it. Of several fields, one may be the client's own.
+func (s *server) told() (scheme string) {
+	if s.origin.direction != exchange.Gateway || s.x.Trust.Proxies == 0 {
+		return ""
+	}
+	for i := range s.req.Header {
+		f := &s.req.Header[i]
+		switch {
+		case f.Kind != http1.ForwardedProto:
+		case scheme == "" && http1.EqualFold(f.Value, "https"):
+			scheme = "https"
+		case scheme == "" && http1.EqualFold(f.Value, "http"):
+			scheme = "http"
+		default:
+			return ""
+		}
+	}
+	return scheme
 }
 
 // reached is how the client reached us, as a scheme.

@@ -130,6 +130,9 @@ func (s *server) exchange() outcome {
 	t := s.e.cfg.Table()
 	s.rules = t.Rules()
 	s.x.Trust = t.Trust(s.c)
+	if told := s.told(); told != "" {
+		s.f.Request.Scheme = told
+	}
 	d := &s.d
 	s.in = s.client
 	s.pump.reset()
