@@ -77,7 +77,8 @@ func runApply(ctx context.Context, env *Env, o *applyOptions) error {
 		return err
 	}
 	var problems []error
-	quiet := &resourceClient{env: &Env{Err: io.Discard}, kinds: client.kinds}
+	quiet := *client
+	quiet.env = &Env{Err: io.Discard} // the warnings come with the writing
 	for _, d := range docs {
 		if _, err := quiet.apply(ctx, d, true); err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", d.where, err))

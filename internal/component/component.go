@@ -3,13 +3,16 @@ package component
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/composure-mesh/composure/mesh"
 )
@@ -68,11 +71,31 @@ func Dial(ctx context.Context, log *slog.Logger, args []string) error {
 	return DialTo("unix", mesh.AdminSocket)(ctx, log, args)
 }
 
+// dialPatience is how long an address may be without a listener: a component that has just been started listens within some 0.2 s, and
+// who restarts one and asks it at once means to have an answer.
+const dialPatience = 3 * time.Second
+
+// dial connects to an address, and waits for one where nobody listens yet.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	for until := time.Now().Add(dialPatience); ; {
+		conn, err := d.DialContext(ctx, network, address)
+		absent := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+		if !absent || time.Now().After(until) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // DialTo is a command that joins stdin and stdout to an address.
 func DialTo(network, address string) Command {
 	return func(ctx context.Context, _ *slog.Logger, _ []string) error {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, address)
+		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return fmt.Errorf("dial: %w", err)
 		}
