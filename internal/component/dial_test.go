@@ -21,13 +21,19 @@ func TestDialWaits(t *testing.T) {
 		if waited := time.Since(start); waited < dialPatience || waited > dialPatience+time.Second {
 			t.Errorf("waited for %v, want %v", waited, dialPatience)
 		}
-		var ln net.Listener
-		time.AfterFunc(time.Second, func() { ln, _ = net.Listen("unix", path) })
+		listening := make(chan net.Listener, 1)
+		time.AfterFunc(time.Second, func() {
+			ln, err := net.Listen("unix", path)
+			if err != nil {
+				t.Error(err)
+			}
+			listening <- ln
+		})
 		conn, err := dial(t.Context(), "unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = conn.Close()
-		_ = ln.Close()
+		_ = (<-listening).Close()
 	})
 }
