@@ -30,15 +30,7 @@ func serving(t *testing.T, grace time.Duration, uidOffset int) (*Server, string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
+	untilTheEnd(t, s.Run)
 	return s, socket
 }
 
@@ -274,4 +266,18 @@ func TestListenNamesWhatIsTaken(t *testing.T) {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("got %v, want address in use", err)
 	}
+}
+
+// untilTheEnd has run go on until the test ends, and is told its error then.
+func untilTheEnd(t *testing.T, run func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
 }
