@@ -17,6 +17,8 @@ import (
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
+
+	"github.com/composure-mesh/composure/internal/testjwt"
 )
 
 var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -52,28 +54,6 @@ var makeIssuer = sync.OnceValue(func() *issuer {
 	return i
 })
 
-// sign makes a token with any header and any payload, also such as no library makes.
-func sign(t *testing.T, alg jose.SignatureAlgorithm, k any, header map[string]any, payload string) string {
-	t.Helper()
-	o := &jose.SignerOptions{}
-	for name, v := range header {
-		o.WithHeader(jose.HeaderKey(name), v)
-	}
-	s, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: k}, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	jws, err := s.Sign([]byte(payload))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := jws.CompactSerialize()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
 func payload(more string) string {
 	return fmt.Sprintf(`{"iss":"https://issuer.example","sub":"me","aud":["a","b"],"exp":%d%s}`, now.Add(time.Hour).Unix(), more)
 }
@@ -86,7 +66,7 @@ func TestVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := sign(t, jose.RS256, i.rsa, map[string]any{"kid": "rsa", "typ": "JWT"}, payload(""))
+	good := testjwt.Sign(t, jose.RS256, i.rsa, map[string]any{"kid": "rsa", "typ": "JWT"}, payload(""))
 	rule := Rule{Issuer: "https://issuer.example", Audiences: []string{"b", "c"}}
 	public, err := x509.MarshalPKIXPublicKey(i.rsa.Public())
 	if err != nil {
@@ -94,18 +74,18 @@ func TestVerify(t *testing.T) {
 	}
 	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
 	parts := strings.Split(good, ".")
-	claim := func(more string) string { return sign(t, jose.ES256, i.ec, nil, payload(more)) }
-	whole := func(p string) string { return sign(t, jose.ES256, i.ec, nil, p) }
-	head := func(h map[string]any) string { return sign(t, jose.RS256, i.rsa, h, payload("")) }
+	claim := func(more string) string { return testjwt.Sign(t, jose.ES256, i.ec, nil, payload(more)) }
+	whole := func(p string) string { return testjwt.Sign(t, jose.ES256, i.ec, nil, p) }
+	head := func(h map[string]any) string { return testjwt.Sign(t, jose.RS256, i.rsa, h, payload("")) }
 	at := func(d time.Duration) int64 { return now.Add(d).Unix() }
 	for _, c := range []struct {
 		name, token, want string // want "" is good, else a part of the reason
 	}{
 		{"RS256", good, ""},
-		{"no kid", sign(t, jose.RS384, i.rsa, nil, payload("")), ""},
-		{"PS512", sign(t, jose.PS512, i.rsa, nil, payload("")), ""},
+		{"no kid", testjwt.Sign(t, jose.RS384, i.rsa, nil, payload("")), ""},
+		{"PS512", testjwt.Sign(t, jose.PS512, i.rsa, nil, payload("")), ""},
 		{"ES256", claim(""), ""},
-		{"EdDSA", sign(t, jose.EdDSA, i.ed, map[string]any{"kid": "ed"}, payload("")), ""},
+		{"EdDSA", testjwt.Sign(t, jose.EdDSA, i.ed, map[string]any{"kid": "ed"}, payload("")), ""},
 		{"where to fetch keys is not looked at", head(map[string]any{"jku": "https://attacker.example/keys", "x5u": "https://attacker.example/c"}), ""},
 		{"nbf within skew", claim(fmt.Sprintf(`,"nbf":%d`, at(50*time.Second))), ""},
 		{"exp within skew", whole(fmt.Sprintf(`{"iss":"https://issuer.example","aud":"b","exp":%d}`, at(-50*time.Second))), ""},
@@ -127,15 +107,15 @@ func TestVerify(t *testing.T) {
 		{"signature cut", good[:len(good)-6] + "A", "signature"},
 		{"signature of another token", parts[0] + "." + b64(payload(`,"admin":true`)) + "." + parts[2], "none of the issuer's keys"},
 		{"no signature", parts[0] + "." + parts[1] + ".", "none of the issuer's keys"},
-		{"of another's key", sign(t, jose.RS256, i.other, map[string]any{"kid": "rsa"}, payload("")), "none of the issuer's keys"},
-		{"unknown kid", sign(t, jose.RS256, i.rsa, map[string]any{"kid": "../../dev/null"}, payload("")), `kid "../../dev/null" is none`},
+		{"of another's key", testjwt.Sign(t, jose.RS256, i.other, map[string]any{"kid": "rsa"}, payload("")), "none of the issuer's keys"},
+		{"unknown kid", testjwt.Sign(t, jose.RS256, i.rsa, map[string]any{"kid": "../../dev/null"}, payload("")), `kid "../../dev/null" is none`},
 		{"kid of another algorithm's key", head(map[string]any{"kid": "ec"}), `alg "RS256" is not what`},
 
 		{"none", b64(`{"alg":"none"}`) + "." + b64(payload("")) + ".", `alg "none"`},
 		{"nOnE", b64(`{"alg":"nOnE"}`) + "." + b64(payload("")) + ".", `alg "nOnE"`},
 		{"no alg", b64(`{}`) + "." + b64(payload("")) + ".", `alg ""`},
-		{"HS256 with the public key", sign(t, jose.HS256, publicPEM, map[string]any{"kid": "rsa"}, payload("")), `alg "HS256"`},
-		{"embedded key", sign(t, jose.RS256, i.other, map[string]any{"jwk": jose.JSONWebKey{Key: i.other.Public()}}, payload("")), "jwk and x5c"},
+		{"HS256 with the public key", testjwt.Sign(t, jose.HS256, publicPEM, map[string]any{"kid": "rsa"}, payload("")), `alg "HS256"`},
+		{"embedded key", testjwt.Sign(t, jose.RS256, i.other, map[string]any{"jwk": jose.JSONWebKey{Key: i.other.Public()}}, payload("")), "jwk and x5c"},
 		{"embedded certificate", head(map[string]any{"x5c": []string{"MII"}}), "jwk and x5c"},
 		{"alg in another case", b64(`{"ALG":"RS256"}`) + "." + parts[1] + "." + parts[2], `alg ""`},
 		{"alg in two cases", b64(`{"alg":"none","ALG":"RS256"}`) + "." + parts[1] + ".", `alg "none"`},

@@ -15,6 +15,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/composure-mesh/composure/internal/testjwt"
 	"github.com/composure-mesh/composure/mesh/snapshot"
 	"github.com/composure-mesh/composure/proxy/exchange"
 	"github.com/composure-mesh/composure/proxy/filter"
@@ -55,19 +56,7 @@ func (s *signer) token(tb testing.TB, issuer, more string) string {
 
 func (s *signer) sign(tb testing.TB, payload string) string {
 	tb.Helper()
-	k, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, (&jose.SignerOptions{}).WithHeader("kid", s.kid))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	jws, err := k.Sign([]byte(payload))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	out, err := jws.CompactSerialize()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return out
+	return testjwt.Sign(tb, jose.ES256, s.key, map[string]any{"kid": s.kid}, payload)
 }
 
 var byBearer = []snapshot.TokenHeader{{Name: "authorization", Prefix: "Bearer "}}
